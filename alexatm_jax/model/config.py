@@ -1,0 +1,103 @@
+"""Says everything that defines a model: sizes, arithmetic, initialisation, dtypes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+NORMS = ("published", "standard")
+ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
+REMAT_POLICIES = ("none", "dots", "full")
+POSITION_INITS = ("normal", "sinusoid")
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Defines one encoder-decoder. The defaults are the published arithmetic (recipe §1).
+
+    Attributes:
+      vocab_size: rows of each token table; at least the vocabulary's size, padded as one likes.
+      d_model, num_heads, d_ff: widths; num_heads divides d_model.
+      num_encoder_layers, num_decoder_layers: depths.
+      max_positions: learned positions; the decoder's table has 2 rows more and position p
+        reads row p + 2, as in the published classes.
+      token_types: rows of the encoder's token-type table; row 0 is added to every token.
+      norm: "published" divides by the root of the uncentred second moment, "standard" by the
+        standard deviation; the same weights give other logits.
+      norm_epsilon: added under the root.
+      activation: "gelu" is exact (erf), "gelu_new" the tanh approximation.
+      dropout_rate: on embeddings, attention outputs and feed-forward outputs.
+      encoder_attention_dropout_rate, decoder_attention_dropout_rate: on attention probabilities.
+      share_embeddings: one token table for encoder and decoder.
+      tie_lm_head: the decoder's token table is also the LM head.
+      scale_embeddings: multiply looked-up tokens by sqrt(d_model); token tables then start
+        as N(0, 1/d_model) instead of N(0, 0.02^2).
+      position_init: position tables start as N(0, 0.02^2), or as 0.7 x sinusoids.
+      scan_layers: stack the layers' parameters and scan over them; compiles in a fraction
+        of the time. Unrolled layers are named layer_0, layer_1, ...
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products
+        without a batch dimension) or "full" (each layer from its input).
+      dtype: of activations; param_dtype: of parameters. Softmax, LayerNorm and
+        the loss run in float32 whatever these say.
+
+    Raises:
+      ValueError: if a field is not one of its values, or num_heads does not divide d_model.
+    """
+
+    vocab_size: int
+    d_model: int
+    num_heads: int
+    d_ff: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    max_positions: int = 1024
+    token_types: int = 1
+    norm: str = "published"
+    norm_epsilon: float = 1e-12
+    activation: str = "gelu"
+    dropout_rate: float = 0.1
+    encoder_attention_dropout_rate: float = 0.1
+    decoder_attention_dropout_rate: float = 0.0
+    share_embeddings: bool = False
+    tie_lm_head: bool = False
+    scale_embeddings: bool = False
+    position_init: str = "normal"
+    scan_layers: bool = True
+    remat: str = "none"
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("norm", NORMS),
+            ("activation", ACTIVATIONS),
+            ("remat", REMAT_POLICIES),
+            ("position_init", POSITION_INITS),
+            ("dtype", DTYPES),
+            ("param_dtype", DTYPES),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(
+                    f"ModelConfig.{field} is {getattr(self, field)!r}; choose one of {allowed}."
+                )
+        for field in dataclasses.fields(self):
+            if field.type == "int" and getattr(self, field.name) < 1:
+                raise ValueError(
+                    f"ModelConfig.{field.name} is {getattr(self, field.name)}; "
+                    "it must be at least 1."
+                )
+            if field.name.endswith("dropout_rate") and not 0 <= getattr(self, field.name) < 1:
+                raise ValueError(
+                    f"ModelConfig.{field.name} is {getattr(self, field.name)}; "
+                    "it must be in [0, 1)."
+                )
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"d_model {self.d_model} does not divide into {self.num_heads} heads; "
+                "choose num_heads among its divisors."
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """K, the width of one head."""
+        return self.d_model // self.num_heads

@@ -1,0 +1,178 @@
+"""The parts of a layer that know nothing of attention: projections, norms, tables."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from alexatm_jax.model.config import ModelConfig
+
+EMBEDDING_STD = 0.02
+
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+class Projection(nn.Module):
+    """Computes `einsum(equation, x, kernel) + bias`.
+
+    The kernel starts as N(0, scale^2 / fan_in), fan_in being the product of the dimensions that
+    the einsum sums over; the bias spans the kernel's other dimensions and starts at zero.
+
+    Attributes:
+      equation: such as "BLD,DHK->BLHK".
+      shape, axes: the kernel's dimensions and their logical names, in the equation's order.
+    """
+
+    config: ModelConfig
+    equation: str
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        operands, output = self.equation.split("->")
+        kept = [letter in output for letter in operands.split(",")[1]]
+        fan_in = math.prod(n for n, keep in zip(self.shape, kept, strict=True) if not keep)
+        kernel = self.param(
+            "kernel",
+            nn.with_logical_partitioning(
+                nn.initializers.normal(self.scale / math.sqrt(fan_in)), self.axes
+            ),
+            self.shape,
+            jnp.dtype(self.config.param_dtype),
+        )
+        bias = self.param(
+            "bias",
+            nn.with_logical_partitioning(
+                nn.initializers.zeros, tuple(a for a, k in zip(self.axes, kept, strict=True) if k)
+            ),
+            tuple(n for n, keep in zip(self.shape, kept, strict=True) if keep),
+            jnp.dtype(self.config.param_dtype),
+        )
+        dtype = jnp.dtype(self.config.dtype)
+        y = jnp.einsum(self.equation, x.astype(dtype), kernel.astype(dtype))
+        return y + bias.astype(dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+
+
+class LayerNorm(nn.Module):
+    """Normalises the last axis, the published way or the standard one.
+
+    published: (x - mean(x)) * rsqrt(mean(x^2) + eps) * scale + bias
+    standard:  (x - mean(x)) * rsqrt(var(x)    + eps) * scale + bias
+
+    The published classes subtract the mean but divide by the *uncentred* second moment. Weights
+    trained with one give other logits with the other (recipe §1).
+    """
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        def vector(name: str, init: Callable[..., Array]) -> Array:
+            boxed = nn.with_logical_partitioning(init, ("norm",))
+            value: Array = self.param(
+                name, boxed, (x.shape[-1],), jnp.dtype(self.config.param_dtype)
+            )
+            return value.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+
+        scale = vector("scale", nn.initializers.ones)
+        bias = vector("bias", nn.initializers.zeros)
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(axis=-1, keepdims=True)
+        divided = x32 if self.config.norm == "published" else centred
+        second_moment = jnp.square(divided).mean(axis=-1, keepdims=True)
+        normed = centred * jax.lax.rsqrt(second_moment + self.config.norm_epsilon)
+        return (normed * scale + bias).astype(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """Two projections with the activation between them."""
+
+    config: ModelConfig
+    output_scale: float
+
+    @nn.compact
+    def __call__(self, x_BLD: Array) -> Array:
+        cfg = self.config
+        x_BLF = Projection(
+            cfg, "BLD,DF->BLF", (cfg.d_model, cfg.d_ff), ("embed", "mlp"), name="in"
+        )(x_BLD)
+        x_BLF = nn.with_logical_constraint(x_BLF, ("batch", "length", "mlp"))
+        x_BLF = ACTIVATION_FUNCTIONS[cfg.activation](x_BLF)
+        return Projection(
+            cfg,
+            "BLF,FD->BLD",
+            (cfg.d_ff, cfg.d_model),
+            ("mlp", "embed"),
+            scale=self.output_scale,
+            name="out",
+        )(x_BLF)
+
+
+class TokenTable(nn.Module):
+    """A [V, D] table of token vectors, or of output vectors when used as the LM head."""
+
+    config: ModelConfig
+
+    def setup(self) -> None:
+        cfg = self.config
+        std = cfg.d_model**-0.5 if cfg.scale_embeddings else EMBEDDING_STD
+        self.table_VD = self.param(
+            "table",
+            nn.with_logical_partitioning(nn.initializers.normal(std), ("vocab", "embed")),
+            (cfg.vocab_size, cfg.d_model),
+            jnp.dtype(cfg.param_dtype),
+        )
+
+    def __call__(self, tokens_BL: Array) -> Array:
+        """Looks tokens up: [B, L] -> [B, L, D] in the compute dtype."""
+        cfg = self.config
+        x_BLD = jnp.take(self.table_VD, tokens_BL, axis=0).astype(cfg.dtype)
+        return x_BLD * math.sqrt(cfg.d_model) if cfg.scale_embeddings else x_BLD
+
+    def table(self) -> Array:
+        """Gives the [V, D] parameter itself."""
+        return self.table_VD
+
+
+def _sinusoids(key: Array, shape: tuple[int, int], dtype: jnp.dtype) -> Array:
+    """0.7 x the sinusoids of arXiv:1706.03762 §3.5, cosines in the second half of each row."""
+    del key
+    rows, width = shape
+    angles = np.arange(rows)[:, None] / 10_000 ** (np.arange(width // 2) / (width // 2))[None]
+    table = np.zeros(shape)
+    table[:, : width // 2], table[:, width // 2 : 2 * (width // 2)] = np.sin(angles), np.cos(angles)
+    return jnp.asarray(0.7 * table, dtype)
+
+
+class RowTable(nn.Module):
+    """A small learned table, of positions or token types."""
+
+    config: ModelConfig
+    rows: int
+    sinusoid: bool = False
+
+    @nn.compact
+    def __call__(self, ids_BL: Array) -> Array:
+        """Looks rows up: [B, L] -> [B, L, D] in the compute dtype."""
+        init = _sinusoids if self.sinusoid else nn.initializers.normal(EMBEDDING_STD)
+        table = self.param(
+            "table",
+            nn.with_logical_partitioning(init, ("positions", "embed")),
+            (self.rows, self.config.d_model),
+            jnp.dtype(self.config.param_dtype),
+        )
+        return jnp.take(table, ids_BL, axis=0).astype(self.config.dtype)
