@@ -23,6 +23,9 @@ from typing import Any
 
 Item = Mapping[str, Any]
 
+ALL_LANGUAGES = "all"
+"""The language of the result rows that hold means; no item may have it."""
+
 
 @dataclass(frozen=True)
 class FewShotPrompt:
@@ -168,7 +171,7 @@ class FewShotTask:
         self._check_entries("item", self.items, named | {"language", "target"} | query)
         self._check_entries("shot", self.shots, named | shot)
         for item in self.items:
-            problem = _target_problem(item, self.prompt.stop) or _choice_problem(item)
+            problem = _text_problem(item, self.prompt.stop) or _choice_problem(item)
             if problem:
                 raise ValueError(f"task {self.name!r}, item {item['id']!r}: {problem}")
 
@@ -211,7 +214,9 @@ class FewShotTask:
         return cls(payload["name"], prompt, items, shots)
 
 
-def _target_problem(item: Item, stop: str) -> str | None:
+def _text_problem(item: Item, stop: str) -> str | None:
+    if item["language"] == ALL_LANGUAGES:
+        return f"the language {ALL_LANGUAGES!r} is kept for the means; name it otherwise."
     if not item["target"].strip():
         return "the target is blank; give the gold answer."
     if stop in item["target"]:

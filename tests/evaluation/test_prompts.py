@@ -119,6 +119,7 @@ def test_reads_a_task_from_its_payload():
     [
         ({"id": None}, "item None: .*id"),
         ({"src": 3}, r"item 'de-1': \['src'\] missing or not text"),
+        ({"language": "all"}, "item 'de-1': the language 'all' is kept"),
         ({"target": " "}, "item 'de-1': the target is blank"),
         ({"target": "1; 2"}, "holds the stop"),
         ({"answer": 2}, "index from 0 to 1"),
