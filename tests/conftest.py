@@ -1,0 +1,37 @@
+"""Settings that every test runs under: simulated devices, strict ranks, no deadlines."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# These are read when jax and TensorFlow are first imported, so they come before; `make test`
+# and the caller's own environment win.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The first example of a test often compiles, and the machines are shared: time proves nothing.
+hypothesis.settings.register_profile(
+    "alexatm_jax",
+    deadline=None,
+    max_examples=30,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("alexatm_jax")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real files kept beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("there is no shared/data folder beside this checkout")
+    return folder
