@@ -1,0 +1,117 @@
+"""What training carries from step to step, and how it first comes to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import Array
+from jax.sharding import Mesh, NamedSharding
+
+from alexatm_jax.batch import OBJECTIVES
+from alexatm_jax.partitioning import Partitioning, replicated
+
+Sums = dict[str, Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step reads and replaces.
+
+    Attributes:
+      step: int32 scalar, the number of updates made.
+      params: the model's parameters, unboxed.
+      opt_state: optax's.
+      sums: metrics summed since the last progress line, so that a run stopped between two lines
+        continues with the same next line.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    sums: Sums
+
+
+def zero_sums() -> Sums:
+    """Gives the sums before the first step of a progress line; `training.step` adds to them."""
+    per_objective = jnp.zeros(len(OBJECTIVES), jnp.float32)
+    scalars = (
+        "steps",
+        "gradient_norm",
+        "encoder_tokens",
+        "decoder_tokens",
+        "encoder_pairs",
+        "decoder_pairs",
+        "cross_pairs",
+    )
+    return {"loss": per_objective, "weight": per_objective} | {
+        name: jnp.zeros((), jnp.float32) for name in scalars
+    }
+
+
+def abstract_params(model: nn.Module) -> Any:
+    """Gives the boxed, abstract parameters: shapes, dtypes and logical axes, no memory."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
+
+
+def state_shardings(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    partitioning: Partitioning,
+    mesh: Mesh,
+) -> TrainState:
+    """Places the whole state: optimizer moments beside their parameters, the rest everywhere."""
+    boxed = abstract_params(model)
+    params = partitioning.param_shardings(boxed, mesh)
+    everywhere = replicated(mesh)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, sharding: sharding,
+        jax.eval_shape(optimizer.init, nn.unbox(boxed)),
+        params,
+        transform_non_params=lambda _: everywhere,
+    )
+    sums = jax.tree.map(lambda _: everywhere, jax.eval_shape(zero_sums))
+    return TrainState(everywhere, params, opt_state, sums)
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState,
+    seed: int,
+) -> TrainState:
+    """Initialises the state, every leaf born on its own devices.
+
+    The values depend on the seed alone, not on the mesh.
+    """
+
+    def create(key: Array) -> TrainState:
+        tokens = jnp.zeros((1, 1), jnp.int32)
+        params = nn.unbox(model.init(key, tokens, tokens)["params"])
+        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums())
+
+    return jax.jit(create, out_shardings=shardings)(jax.random.key(seed))
+
+
+def abstract_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, shardings: TrainState
+) -> TrainState:
+    """Gives the state's shapes, dtypes and shardings without allocating any of it."""
+    params = nn.unbox(abstract_params(model))
+    shapes = TrainState(
+        jax.ShapeDtypeStruct((), jnp.int32),
+        params,
+        jax.eval_shape(optimizer.init, params),
+        jax.eval_shape(zero_sums),
+    )
+
+    def placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(placed, shapes, shardings)
