@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# These are read when jax and TensorFlow are first imported, so they come before; `make test`
-# and the caller's own environment win.
+# Read when jax and TensorFlow are first imported, so set before; what the caller has set,
+# as `make test` does, wins.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,7 +18,7 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# The first example of a test often compiles, and the machines are shared: time proves nothing.
+# The first example of a test often compiles, so time proves nothing: no deadlines.
 hypothesis.settings.register_profile(
     "alexatm_jax",
     deadline=None,
@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("alexatm_jax")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real files kept beside the checkout; tests that need it skip without it."""
+    """The folder of real files beside the checkout; without it, tests that ask skip."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("there is no shared/data folder beside this checkout")
