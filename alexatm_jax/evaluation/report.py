@@ -94,16 +94,20 @@ def plot_shots(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
         for tasks in [_unique(row["task"] for row in rows if row["metric"] == metric)]
         for start in range(0, len(tasks), _TASKS_ABREAST)
     ]
+    abreast = max(len(tasks) for _, tasks in bands)
+    shots = sorted({row["shots"] for row in rows})
     languages = sorted({row["language"] for row in rows} - {ALL_LANGUAGES})
     band_height = 1.3 + 0.2 * len(languages)
     figure = Figure((_WIDTH_INCHES, 0.8 + band_height * len(bands)), layout=_layout())
     parts = figure.subfigures(len(bands), 1, squeeze=False)[:, 0]
     for (metric, tasks), part in zip(bands, parts, strict=True):
         part.suptitle(_METRIC_TITLES.get(metric, metric), x=0.008, ha="left", size=14)
-        panels = part.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-        for task, axes in zip(tasks, panels, strict=True):
+        panels = part.subplots(1, abreast, sharey=True, squeeze=False)[0]
+        for task, axes in zip(tasks, panels, strict=False):
             own = [row for row in rows if (row["metric"], row["task"]) == (metric, task)]
-            _draw_panel(axes, own, [ALL_LANGUAGES, *languages])
+            _draw_panel(axes, own, [ALL_LANGUAGES, *languages], shots)
+        for axes in panels[len(tasks) :]:
+            axes.set_axis_off()
     _title(figure, f"Few-shot results at step {rows[0]['step']:,}")
     handles, labels = parts[0].axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", ncols=len(labels), fontsize=13)
@@ -147,14 +151,15 @@ def plot_losses(
     _save(figure, path)
 
 
-def _draw_panel(axes: Axes, rows: Sequence[Row], languages: Sequence[str]) -> None:
+def _draw_panel(
+    axes: Axes, rows: Sequence[Row], languages: Sequence[str], shots: Sequence[int]
+) -> None:
     places = {language: place for place, language in enumerate(languages)}
     lines: dict[str, list[float]] = {}
     for row in rows:
         lines.setdefault(row["language"], []).append(row["value"])
     for language, values in lines.items():
         axes.plot([min(values), max(values)], [places[language]] * 2, color="#CFCFCF", lw=3)
-    shots = sorted({row["shots"] for row in rows})
     for index, number in enumerate(shots):
         own = {row["language"]: row["value"] for row in rows if row["shots"] == number}
         colour = _COLOURS[index % len(_COLOURS)]
