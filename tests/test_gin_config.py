@@ -54,6 +54,13 @@ def test_files_bind_functions_and_later_ones_win(write, load):
     gin_config.check_complete()
 
 
+def test_a_file_in_a_folder_of_the_search_path_is_found_quietly(write, load, caplog):
+    write("models/a.gin", "N = 1\n")
+    load(write("run.gin", "include 'models/a.gin'\n"))
+    assert gin.query_parameter("N/gin.macro.value") == 1
+    assert not caplog.records
+
+
 def test_loading_again_forgets_what_was_loaded_before(write, load, tmp_path):
     load(write("a.gin", HEADER + "difflib.get_close_matches.n = 1\n"))
     other = tmp_path / "other"
