@@ -20,12 +20,14 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from absl import logging
 
 from alexatm_jax.data.objectives import objective_from_spec
 from alexatm_jax.data.records import REMAKE, CacheError, TokenSource, write_records
@@ -203,6 +205,46 @@ def write_corpus(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return provenance
+
+
+def ensure_corpus(
+    cache_dir: PathLike,
+    corpus: str,
+    documents: Iterable[np.ndarray],
+    *,
+    split: str,
+    source: str,
+    vocabulary: Vocabulary,
+) -> Provenance:
+    """Writes a corpus, unless it is in the cache already; then `documents` stay unread.
+
+    Raises:
+      CacheError: as `write_corpus` and `read_corpus`, or if the corpus in the cache has
+        another split or source.
+    """
+    if _corpus_folder(cache_dir, corpus).is_dir():
+        held = read_corpus(cache_dir, corpus).provenance
+        if (held.split, held.source) != (split, source):
+            raise CacheError(
+                f"corpus {corpus!r} of {cache_dir} is split {held.split!r} of "
+                f"{held.source}, not split {split!r} of {source}; use another cache, or "
+                "remove this corpus."
+            )
+        logging.info("Corpus %s is in %s already.", corpus, cache_dir)
+        return held
+    start = time.monotonic()
+    written = write_corpus(
+        cache_dir,
+        corpus,
+        documents,
+        split=split,
+        source=source,
+        vocabulary_sha256=vocabulary.sha256,
+        vocabulary_size=vocabulary.size,
+    )
+    speed = written.num_tokens / (time.monotonic() - start)
+    logging.info("Wrote %s at %.0f tokens/s.", written, speed)
+    return written
 
 
 def read_corpus(cache_dir: PathLike, corpus: str) -> CachedCorpus:

@@ -1,0 +1,291 @@
+"""Registered tasks are ordinary SeqIO tasks, and read back as what the cache holds."""
+
+import itertools
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow as tf
+
+from alexatm_jax.data import cache
+from alexatm_jax.data.causal_lm import CausalLM
+from alexatm_jax.data.denoising import Denoising
+from alexatm_jax.data.objectives import objective_from_spec
+from alexatm_jax.data.seqio_tasks import (
+    SeqioVocabulary,
+    add_few_shot_task,
+    add_pretraining_tasks,
+    build_cache,
+    evaluation_payload,
+    mixture_spec,
+)
+from alexatm_jax.data.vocabulary import train
+from alexatm_jax.evaluation.prompts import FewShotPrompt
+
+TEXTS = [f"Sentence: {n} kilometers; Translation: {n} కి\u200cమీ; [CLM]" for n in range(30)]
+OBJECTIVES = {"denoising": Denoising(), "clm": CausalLM(position_end=64)}
+PROMPT = FewShotPrompt(
+    shot="Sentence: {src}; Translation: {tgt};", query="Sentence: {src}; Translation:"
+)
+CONVERTER = seqio.EncDecFeatureConverter(pack=False)
+
+
+def source_of(texts):
+    def dataset(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices({"text": tf.constant(texts, tf.string)})
+
+    return seqio.FunctionDataSource(dataset, splits=["train"])
+
+
+def items():
+    return [
+        {"id": f"{n}", "language": "te", "src": f"{n} km", "target": f"{n} కిమీ"}
+        | {"shot_group": "en-te"}
+        for n in range(3)
+    ]
+
+
+def shots():
+    return [{"id": "s", "shot_group": "en-te", "src": "7 km", "tgt": "7 కిమీ"}]
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "v.model"
+    return SeqioVocabulary(lambda: train(TEXTS, path, size=300))
+
+
+@pytest.fixture
+def registered(vocabulary):
+    """Two tasks over 30 documents and an empty one, their mixture and a few-shot task."""
+    add_pretraining_tasks("demo", source_of([*TEXTS, ""]), vocabulary, OBJECTIVES)
+    rates = [("demo_denoising", 8), ("demo_clm", lambda task: 2)]
+    seqio.MixtureRegistry.add("demo_mixture", rates)
+    add_few_shot_task("units", PROMPT, items, shots, vocabulary)
+    yield vocabulary.wrapped
+    seqio.MixtureRegistry.reset()
+    seqio.TaskRegistry.reset()
+
+
+def read(name, lengths=(200, 200), **options):
+    lengths = dict(zip(("inputs", "targets"), lengths, strict=True))
+    dataset = seqio.get_dataset(
+        mixture_or_task_name=name,
+        task_feature_lengths=lengths,
+        feature_converter=CONVERTER,
+        **options,
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def unpadded(tokens):
+    return tokens[tokens != 0]
+
+
+def test_registration_loads_nothing():
+    def load():
+        raise AssertionError("the vocabulary was loaded")
+
+    try:
+        lazy = SeqioVocabulary(load)
+        add_pretraining_tasks("lazy", source_of(TEXTS), lazy, OBJECTIVES)
+        add_few_shot_task("lazy_units", PROMPT, items, shots, lazy)
+        assert lazy == lazy and lazy != "other"
+    finally:
+        seqio.TaskRegistry.reset()
+
+
+def test_vocabulary_agrees_with_ours_in_python_and_tensorflow(vocabulary):
+    ours = vocabulary.wrapped
+    assert vocabulary.vocab_size == ours.size
+    ids = (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id)
+    assert ids == (0, 1, 2, 3)
+    for text in TEXTS[:3]:
+        tokens = ours.encode(text).tolist()
+        assert vocabulary.encode(text) == tokens
+        assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == tokens
+        assert vocabulary.decode(tokens) == text
+        assert vocabulary.decode_tf(tf.constant(tokens)).numpy().decode() == text
+    batch = tf.constant([[*ours.encode("7"), 2, 9], [*ours.encode("9"), ours.size, 2]])
+    assert [text.decode() for text in vocabulary.decode_tf(batch).numpy()][0] == "7"
+
+
+def test_vocabularies_are_equal_by_content(vocabulary, tmp_path):
+    same = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "same.model", size=300))
+    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "other.model", size=301))
+    assert vocabulary == same and vocabulary != other
+
+
+def test_denoising_task_keeps_the_document_as_target(registered):
+    examples = read("demo_denoising", seed=1)
+    assert len(examples) == len(TEXTS)
+    for example, text in zip(examples, TEXTS, strict=True):
+        target = unpadded(example["decoder_target_tokens"])
+        assert target.tolist() == [*registered.encode(text), registered.special.eos]
+        dropped = len(target) - 1 - len(unpadded(example["encoder_input_tokens"]))
+        assert dropped == OBJECTIVES["denoising"].drop_count(len(target) - 1)
+
+
+def test_clm_task_splits_the_document(registered):
+    for example, text in zip(read("demo_clm", seed=1), TEXTS, strict=True):
+        clm, *shown = unpadded(example["encoder_input_tokens"])
+        *rest, eos = unpadded(example["decoder_target_tokens"])
+        assert (clm, eos) == (registered.special.clm, registered.special.eos)
+        assert [*shown, *rest] == registered.encode(text).tolist()
+
+
+def test_a_seed_repeats_the_examples(registered):
+    def inputs(seed):
+        examples = read("demo_denoising", seed=seed)
+        return np.stack([example["encoder_input_tokens"] for example in examples])
+
+    np.testing.assert_array_equal(inputs(5), inputs(5))
+    assert (inputs(5) != inputs(6)).any()
+
+
+def test_long_documents_are_split_rather_than_trimmed(registered):
+    examples = read("demo_denoising", lengths=(16, 16), seed=1)
+    targets = [unpadded(example["decoder_target_tokens"]) for example in examples]
+    assert all(target[-1] == registered.special.eos for target in targets)
+    joined = np.concatenate([target[:-1] for target in targets])
+    np.testing.assert_array_equal(joined, np.concatenate(registered.encode_batch(TEXTS)))
+
+
+def test_mixture_is_read_by_seqio(registered):
+    endless = seqio.get_dataset(
+        mixture_or_task_name="demo_mixture",
+        task_feature_lengths={"inputs": 200, "targets": 200},
+        feature_converter=CONVERTER,
+        num_epochs=None,
+        shuffle=True,
+        seed=1,
+    )
+    firsts = [ex["encoder_input_tokens"][0] for ex in endless.take(60).as_numpy_iterator()]
+    assert 0 < firsts.count(registered.special.clm) < 30
+
+
+def test_mixture_spec_has_normalised_rates(registered):
+    spec = mixture_spec("demo_mixture")
+    assert spec.vocabulary_sha256 == registered.sha256
+    assert {task.name: task.rate for task in spec.tasks} == {
+        "demo_denoising": pytest.approx(0.8),
+        "demo_clm": pytest.approx(0.2),
+    }
+    assert {task.corpus for task in spec.tasks} == {"demo"}
+    assert objective_from_spec(spec.tasks[0].objective) == OBJECTIVES["clm"]
+    assert [task.rate for task in mixture_spec("demo_clm").tasks] == [1.0]
+
+
+def test_tasks_at_rate_zero_are_left_out(registered):
+    seqio.MixtureRegistry.add("only_clm", [("demo_denoising", 0), ("demo_clm", 3)])
+    assert [(task.name, task.rate) for task in mixture_spec("only_clm").tasks] == [
+        ("demo_clm", 1.0)
+    ]
+    seqio.MixtureRegistry.add("nothing", [("demo_denoising", 0)])
+    with pytest.raises(ValueError, match="rates other than 0"):
+        mixture_spec("nothing")
+
+
+def test_what_is_not_ours_is_named(registered):
+    with pytest.raises(ValueError, match="'demo_mix'; the nearest of 4 are demo_mixture"):
+        mixture_spec("demo_mix")
+    with pytest.raises(ValueError, match=r"'units'.*RenderPrompt.*add_pretraining_tasks"):
+        mixture_spec("units")
+    with pytest.raises(ValueError, match="'demo_clm' is a Task.*add_few_shot_task"):
+        evaluation_payload("demo_clm")
+
+
+def test_few_shot_task_renders_zero_shot_prompts(registered):
+    task = seqio.get_mixture_or_task("units")
+    for split, answers in (("test", ["0 కిమీ", "1 కిమీ", "2 కిమీ"]), ("shots", ["7 కిమీ"])):
+        dataset = task.get_dataset(split=split, shuffle=False)
+        examples = list(dataset.as_numpy_iterator())
+        found = [example["targets_pretokenized"].decode() for example in examples]
+        assert found == answers
+        for example, answer in zip(examples, answers, strict=True):
+            number = answer[0]
+            prompt = f"[CLM] Sentence: {number} km; Translation:"
+            assert example["inputs_pretokenized"].decode() == prompt
+            assert example["inputs"].tolist() == registered.encode_prompt(prompt).tolist()
+            assert example["inputs"][0] == registered.special.clm
+            tokens = [*registered.encode(answer), registered.special.eos]
+            assert example["targets"].tolist() == tokens
+
+
+def test_few_shot_task_is_scored_by_seqio_metrics(registered):
+    task = seqio.get_mixture_or_task("units")
+    answers = [task.postprocess_fn(text) for text in (" 0 కిమీ; x", "1 km", "2 కిమీ")]
+    targets = [item["target"] for item in items()]
+    scores = {}
+    for metric in task.predict_metric_fns:
+        scores |= metric(targets, answers)
+    assert scores["exact_match"] == pytest.approx(200 / 3)
+    assert 50 < scores["chrf"] < 100
+
+
+def test_evaluation_payload_is_the_task_as_data(registered):
+    payload = evaluation_payload("units")
+    assert payload["name"] == "units"
+    assert FewShotPrompt(**payload["prompt"]) == PROMPT
+    assert payload["items"] == items() and payload["shots"] == shots()
+
+
+def test_built_cache_holds_what_seqio_reads(registered, tmp_path):
+    spec = build_cache(tmp_path, "demo_mixture", evaluation_tasks=["units"])
+    assert cache.read_mixture(tmp_path, "demo_mixture") == spec
+    assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
+    assert cache.read_evaluation_task(tmp_path, "units") == evaluation_payload("units")
+    corpus = cache.read_corpus(tmp_path, "demo")
+    assert [path.name for path in (tmp_path / "corpora").iterdir()] == ["demo"]
+    assert corpus.num_documents == len(TEXTS) and corpus.provenance.num_empty == 1
+    targets = [unpadded(ex["decoder_target_tokens"])[:-1] for ex in read("demo_denoising")]
+    for cached, target in itertools.zip_longest(corpus.source, targets):
+        np.testing.assert_array_equal(cached, target)
+
+
+def test_a_cache_is_used_again_and_never_overwritten(registered, tmp_path):
+    build_cache(tmp_path, "demo_clm", max_documents=9)
+    before = cache.read_corpus(tmp_path, "demo").provenance
+    assert before.num_documents == 9 and before.source.startswith("the first 9 documents")
+    shard = next((tmp_path / "corpora" / "demo").glob("documents*"))
+    written = shard.stat().st_mtime_ns
+    build_cache(tmp_path, "demo_mixture", max_documents=9)
+    assert shard.stat().st_mtime_ns == written
+    with pytest.raises(cache.CacheError, match="first 9 documents of .*another cache"):
+        build_cache(tmp_path, "demo_mixture")
+    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o" / "o.model", size=301))
+    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
+    with pytest.raises(cache.CacheError, match=other.wrapped.sha256):
+        build_cache(tmp_path, "other_clm")
+    assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
+
+
+def test_a_description_tells_corpora_apart(registered, tmp_path, vocabulary):
+    for name, seed in (("a", 1), ("b", 2)):
+        objectives = {name: Denoising()}
+        texts = source_of(TEXTS)
+        add_pretraining_tasks(
+            "seeded", texts, vocabulary, objectives, description=f"texts, seed {seed}"
+        )
+    build_cache(tmp_path, "seeded_a")
+    with pytest.raises(cache.CacheError, match="texts, seed 1, .*texts, seed 2"):
+        build_cache(tmp_path, "seeded_b")
+    seqio.MixtureRegistry.add("both", ["seeded_a", "seeded_b"], default_rate=1)
+    with pytest.raises(ValueError, match="two sources"):
+        build_cache(tmp_path / "new", "both")
+
+
+def test_mixtures_need_one_vocabulary_and_sources_text(registered, tmp_path):
+    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o.model", size=301))
+    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
+    seqio.MixtureRegistry.add("mixed", ["demo_clm", "other_clm"], default_rate=1)
+    with pytest.raises(ValueError, match="exactly one"):
+        mixture_spec("mixed")
+
+    def untitled(split, shuffle_files, seed=None):
+        return tf.data.Dataset.from_tensor_slices({"body": tf.constant(TEXTS)})
+
+    source = seqio.FunctionDataSource(untitled, splits=["train"])
+    add_pretraining_tasks("untitled", source, other, OBJECTIVES)
+    with pytest.raises(ValueError, match=r"\['body'\].*'text'"):
+        build_cache(tmp_path / "cache", "untitled_clm")
