@@ -319,8 +319,8 @@ def _find(name: str, search: Iterable[str]) -> str | None:
     return None
 
 
-# gin's folders can only be added to, and before its last reader gives up it tries to import a
-# package called like the folder and logs an error. Ours goes first, hence the private name.
+# gin's folders can only be added to, and its last reader imports a package called like the
+# folder and logs an error when there is none. Ours goes first, hence the private name.
 gin.config._FILE_READERS.insert(
     0,
     (
