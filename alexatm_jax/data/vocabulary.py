@@ -97,10 +97,6 @@ class Vocabulary:
         """Tokenizes plain text to int32 [N], with neither `<s>` nor `</s>`."""
         return np.array(self._model.encode(text), np.int32)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Does what `encode` does, to many texts in one call of SentencePiece."""
-        return [np.array(ids, np.int32) for ids in self._model.encode(list(texts))]
-
     def encode_prompt(self, text: str) -> np.ndarray:
         """Tokenizes to int32 [N]; a literal `[CLM]`, `[MASK]` or `[DOC]` becomes its id.
 

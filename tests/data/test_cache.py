@@ -40,7 +40,7 @@ def filled(tmp_path, vocabulary):
     cache.install_vocabulary(tmp_path, vocabulary)
     sha256 = vocabulary.sha256
     options = {"vocabulary_sha256": sha256, "vocabulary_size": vocabulary.size}
-    write(tmp_path, vocabulary.encode_batch(TEXTS), **options)
+    write(tmp_path, map(vocabulary.encode, TEXTS), **options)
     tasks = (
         TaskSpec("demo_denoising", "demo", 0.8, DENOISING),
         TaskSpec("demo_clm", "demo", 0.2, {"kind": "clm"}),

@@ -77,11 +77,6 @@ def test_plain_text_never_gives_special_pieces(vocabulary, parts):
     assert not vocabulary.special.protected & set(ids.tolist())
 
 
-def test_batches_equal_single_texts(vocabulary):
-    for text, ids in zip(SENTENCES, vocabulary.encode_batch(SENTENCES), strict=True):
-        np.testing.assert_array_equal(ids, vocabulary.encode(text))
-
-
 def test_digits_stand_apart_except_in_symbols(vocabulary):
     pieces = [vocabulary.decode([token]) for token in vocabulary.encode("1942")]
     assert [piece for piece in pieces if piece] == ["1", "9", "42"]
