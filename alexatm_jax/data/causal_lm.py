@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from alexatm_jax.data.pieces import even_pieces
-
-if TYPE_CHECKING:
-    from alexatm_jax.data.vocabulary import SpecialIds
+from alexatm_jax.data.vocabulary import SpecialIds
 
 
 @dataclass(frozen=True)

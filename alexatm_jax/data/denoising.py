@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from alexatm_jax.data.pieces import even_pieces
-
-if TYPE_CHECKING:
-    from alexatm_jax.data.vocabulary import SpecialIds
+from alexatm_jax.data.vocabulary import SpecialIds
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Denoising:
 
     kind: ClassVar[str] = "denoising"
     fewest_tokens: ClassVar[int] = 1
+    position_end: ClassVar[int | None] = None  # encoder positions count from 0
 
     def __post_init__(self) -> None:
         if not 0 < self.drop_rate < 1:
@@ -72,7 +71,7 @@ class Denoising:
             raise ValueError("denoising got no token; it needs one or more; skip it.")
         droppable = _is_droppable(tokens, special)
         kept = ~droppable
-        kept[droppable] = self._kept(int(droppable.sum()), rng)
+        kept[droppable] = self._kept(int(np.count_nonzero(droppable)), rng)
         return tokens[kept], np.append(tokens, np.int32(special.eos))
 
     def spec(self) -> dict[str, Any]:
@@ -145,7 +144,7 @@ class Denoising:
 
 
 def _is_droppable(tokens: np.ndarray, special: SpecialIds) -> np.ndarray:
-    return np.isin(tokens, _protected_ids(special), invert=True)
+    return ~(tokens == _protected_ids(special)[:, None]).any(axis=0)
 
 
 @functools.cache  # one vocabulary, and this runs once per example

@@ -11,5 +11,6 @@ def even_pieces(tokens: np.ndarray, longest: int) -> list[np.ndarray]:
     Even pieces leave no remainder of a token or two, which no objective could use. Nothing
     is lost: the pieces are consecutive and join to `tokens`. No tokens, no pieces.
     """
-    count = -(-len(tokens) // longest)
-    return np.array_split(tokens, count) if count else []
+    if len(tokens) <= longest:
+        return [tokens] if len(tokens) else []
+    return np.array_split(tokens, -(-len(tokens) // longest))

@@ -8,7 +8,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from alexatm_jax.data.cache import read_corpus, read_mixture, read_vocabulary
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import Packing
 from alexatm_jax.data.streams import Source, Stream, TaskReader
-
-if TYPE_CHECKING:
-    from alexatm_jax.data.vocabulary import SpecialIds
+from alexatm_jax.data.vocabulary import SpecialIds
 
 
 class Task(Protocol):
@@ -137,7 +135,7 @@ class BatchReader:
         return self
 
     def __next__(self) -> Batch:
-        """Gives this host's rows of the next global batch, as `alexatm_jax.batch` has them."""
+        """Gives this host's rows of the next global batch, laid out as in `batch.py`."""
         count = self._config.batch_size // self._config.num_streams
         rows = [next(stream) for stream in self._streams.values() for _ in range(count)]
         self._step += 1
@@ -223,7 +221,7 @@ def open_reader(
     host_index: int = 0,
     host_count: int = 1,
 ) -> BatchReader:
-    """Makes the reader of a mixture in a cache; the other arguments are BatchReader's.
+    """Makes the reader of a cached mixture; the other arguments are BatchReader's.
 
     Raises:
       ValueError: if the cache lacks the mixture or a corpus of it, parts of it were made
@@ -329,7 +327,7 @@ def _objective(task: Task, config: ReaderConfig) -> Objective:
     objective = objective_from_spec(task.objective)
     nothing = np.zeros(0, dtype=np.int32)
     objective.split_document(nothing, config.encoder_length, config.decoder_length)
-    end = task.objective.get("position_end")
+    end = objective.position_end
     if end is not None and end < config.encoder_length:
         raise ValueError(
             f"task {task.name!r} ends its encoder positions at {end}, but rows have "

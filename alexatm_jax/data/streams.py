@@ -7,7 +7,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
@@ -16,11 +16,13 @@ from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.data.packing import Example, Packing
-
-if TYPE_CHECKING:
-    from alexatm_jax.data.vocabulary import SpecialIds
+from alexatm_jax.data.vocabulary import SpecialIds
 
 _GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
+
+# A stream's share of a small corpus may by chance hold only unusable documents, for some
+# epochs; so many in a row are no chance.
+_PATIENCE = 1000
 
 
 class Source(Protocol):
@@ -80,7 +82,7 @@ class TaskReader:
         if len(corpus) < num_streams:
             raise ValueError(
                 f"the corpus of task {name!r} has {len(corpus)} documents for "
-                f"{num_streams} streams; each needs one; use fewer streams or more documents."
+                f"{num_streams} streams; each needs one; use fewer streams."
             )
         shuffle_seed = zlib.crc32(f"{seed}/{name}".encode())
         shuffled = grain.MapDataset.source(corpus).shuffle(seed=shuffle_seed)
@@ -98,7 +100,7 @@ class TaskReader:
         """Makes the example that begins here; also gives the place where the next begins.
 
         Raises:
-          ValueError: if a whole epoch has no document long enough for the objective.
+          ValueError: if no document is long enough for the objective.
         """
         tokens, next_place = self._read_tokens(place)
         encoder_tokens, targets = self._objective(tokens, self._special, self._rng(place))
@@ -106,7 +108,7 @@ class TaskReader:
             encoder_tokens,
             targets,
             OBJECTIVES.index(self._objective.kind),
-            getattr(self._objective, "position_end", None),
+            self._objective.position_end,
             self._task,
         )
         return example, next_place
@@ -167,13 +169,13 @@ class TaskReader:
 
     def _usable_documents(self, first: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yields numbers and tokens from `first` on, passing over too short documents."""
-        passed_over = 0
+        passed_over, patience = 0, max(self.documents_per_epoch, _PATIENCE)
         for number in itertools.count(first):
             tokens = self._tokens(number)
             if len(tokens) >= self._objective.fewest_tokens:
                 passed_over = 0
                 yield number, tokens
-            elif (passed_over := passed_over + 1) > self.documents_per_epoch:
+            elif (passed_over := passed_over + 1) > patience:
                 raise ValueError(
                     f"task {self._name!r}: {passed_over} documents in a row have fewer "
                     f"than the {self._objective.fewest_tokens} tokens that "

@@ -1,0 +1,370 @@
+"""The reader: what batches depend on, what they contain, and how reading goes on."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alexatm_jax.batch import batch_shapes, check_batch
+from alexatm_jax.data.cache import MixtureSpec, TaskSpec, write_corpus, write_mixture
+from alexatm_jax.data.denoising import Denoising
+from alexatm_jax.data.objectives import objective_from_spec
+from alexatm_jax.data.packing import MODES, Packing
+from alexatm_jax.data.pipeline import BatchReader, Prefetcher, ReaderConfig, open_reader
+from alexatm_jax.data.streams import Place, TaskReader
+from alexatm_jax.data.vocabulary import SpecialIds
+
+SPECIAL = SpecialIds(*range(7))
+S, T = 24, 28
+TASKS = (
+    TaskSpec("noise", "words", 0.5, {"kind": "denoising"}),
+    TaskSpec("noise_long", "books", 0.25, {"kind": "denoising", "drop_rate": 0.3}),
+    TaskSpec("continue", "words", 0.25, {"kind": "clm", "position_end": S}),
+)
+
+
+def documents(count: int, shortest: int, longest: int) -> list[np.ndarray]:
+    """Documents whose tokens occur nowhere else."""
+    lengths = np.random.default_rng(count).integers(shortest, longest, count, endpoint=True)
+    ends = 7 + np.cumsum(lengths)
+    return [
+        np.arange(end - length, end, dtype=np.int32)
+        for end, length in zip(ends, lengths, strict=True)
+    ]
+
+
+CORPORA = {"words": documents(41, 1, 12), "books": documents(9, 20, 90)}
+
+
+def config(packing: str, **changes) -> ReaderConfig:
+    sizes = dict(batch_size=8, encoder_length=S, decoder_length=T, seed=3, num_streams=4)
+    return ReaderConfig(**(sizes | changes), packing=packing)
+
+
+def reader(
+    packing: str, host: int = 0, hosts: int = 1, tasks=TASKS, **changes
+) -> BatchReader:
+    return BatchReader(CORPORA, tasks, SPECIAL, config(packing, **changes), host, hosts)
+
+
+def assert_equal(batch, other) -> None:
+    assert set(batch) == set(other)
+    for name in batch:
+        np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("packing", MODES)
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_read_the_same_batches(packing, hosts):
+    parts = [reader(packing, host, hosts) for host in range(hosts)]
+    for batch in islice(reader(packing), 12):
+        rows = [next(part) for part in parts]
+        assert_equal(batch, {k: np.concatenate([r[k] for r in rows]) for k in batch})
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_another_seed_reads_other_batches(packing):
+    one, other = next(reader(packing)), next(reader(packing, seed=4))
+    assert (one["decoder_target_tokens"] != other["decoder_target_tokens"]).mean() > 0.5
+
+
+@settings(max_examples=10)
+@given(packing=st.sampled_from(MODES), step=st.integers(0, 40), ahead=st.integers(0, 5))
+def test_reading_continues_exactly(packing, step, ahead):
+    unbroken = reader(packing)
+    for _ in islice(unbroken, step):
+        pass
+    state = json.loads(json.dumps(unbroken.get_state()))
+    resumed = reader(packing)
+    for _ in islice(resumed, ahead):
+        pass
+    resumed.set_state(state)
+    assert resumed.get_state() == state
+    for _ in range(6):
+        assert_equal(next(unbroken), next(resumed))
+        assert unbroken.get_state() == resumed.get_state()
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_two_hosts_states_put_together_continue_on_one(packing):
+    hosts = [reader(packing, host, 2) for host in range(2)]
+    for _ in range(5):
+        [next(host) for host in hosts]
+    states = [host.get_state() for host in hosts]
+    whole = reader(packing)
+    with pytest.raises(ValueError, match=r"lacks streams \[2, 3\]"):
+        whole.set_state(states[0])
+    whole.set_state(states[0] | {"streams": states[0]["streams"] | states[1]["streams"]})
+    rows = [next(host) for host in hosts]
+    assert_equal(next(whole), {k: np.concatenate([r[k] for r in rows]) for k in rows[0]})
+
+
+def test_the_state_of_another_reader_is_refused():
+    state = reader("isolated").get_state()
+    with pytest.raises(ValueError, match="seed was 3, is 4; packing was isolated, is doc"):
+        reader("document_separator", seed=4).set_state(state)
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_batches_are_well_formed(packing):
+    """Every row has what `batch.py` says, and the decoder input is the target, shifted."""
+    for batch in islice(reader(packing), 20):
+        check_batch(batch)
+        assert {k: v.shape for k, v in batch.items()} == batch_shapes(8, S, T)
+        for r in range(8):
+            row = {name: batch[name][r] for name in batch}
+            for segment in range(1, row["decoder_segment_ids"].max() + 1):
+                check_segment(row, row["encoder_segment_ids"] == segment, segment)
+            for side in ("encoder", "decoder"):
+                padding = row[f"{side}_segment_ids"] == 0
+                assert not row[f"{side}_input_tokens"][padding].any()
+            assert packing == "isolated" or row["encoder_segment_ids"].max() == 1
+
+
+def check_segment(row, in_encoder, segment) -> None:
+    in_decoder = row["decoder_segment_ids"] == segment
+    sources = row["encoder_input_tokens"][in_encoder]
+    targets = row["decoder_target_tokens"][in_decoder]
+    assert len(sources) and targets[-1] == SPECIAL.eos and SPECIAL.eos not in targets[:-1]
+    np.testing.assert_array_equal(
+        row["decoder_input_tokens"][in_decoder], [SPECIAL.bos, *targets[:-1]]
+    )
+    np.testing.assert_array_equal(
+        row["decoder_positions"][in_decoder], np.arange(len(targets))
+    )
+    (objective_id,) = set(row["decoder_objective_ids"][in_decoder].tolist())
+    first = S - len(sources) if objective_id else 0
+    positions = row["encoder_positions"][in_encoder]
+    np.testing.assert_array_equal(positions, first + np.arange(len(sources)))
+    if objective_id:  # CLM: the two sides are one run of one document
+        run = np.append(sources[1:], targets[:-1])
+        assert sources[0] == SPECIAL.clm
+        np.testing.assert_array_equal(run, np.arange(run[0], run[0] + len(run)))
+
+
+def task_reader(
+    packing: Packing, objective, corpus: str, stream=0, streams=1
+) -> TaskReader:
+    return TaskReader(
+        "task",
+        CORPORA[corpus],
+        objective_from_spec(objective),
+        SPECIAL,
+        packing,
+        seed=0,
+        stream=stream,
+        num_streams=streams,
+    )
+
+
+def epoch(task: TaskReader, number: int = 0) -> list[list[int]]:
+    """The tokens of each example of an epoch in which every document is its own example."""
+    place = Place(number * task.documents_per_epoch)
+    end = Place((number + 1) * task.documents_per_epoch)
+    examples = []
+    while place < end:
+        example, place = task.read(place)
+        if place > end:  # the epoch's last documents were too short and passed over
+            break
+        shown = example.encoder_tokens[1:] if example.objective_id else []
+        examples.append([*shown, *example.decoder_targets[:-1]])
+    return examples
+
+
+@pytest.mark.parametrize("corpus, streams", [("words", 4), ("books", 2)])
+@pytest.mark.parametrize("kind, fewest", [("denoising", 1), ("clm", 2)])
+def test_an_epoch_over_all_streams_reads_everything_once(corpus, streams, kind, fewest):
+    tasks = [
+        task_reader(Packing("isolated", S, T), {"kind": kind}, corpus, stream, streams)
+        for stream in range(streams)
+    ]
+    usable = [document for document in CORPORA[corpus] if len(document) >= fewest]
+    for number in range(2):
+        tokens = np.concatenate([e for task in tasks for e in epoch(task, number)])
+        np.testing.assert_array_equal(np.sort(tokens), np.concatenate(usable))
+    assert epoch(tasks[0], 0) != epoch(tasks[0], 1), "every epoch has its own order"
+
+
+def slow_joined(documents: list[list[int]], objective: Denoising) -> list[list[int]]:
+    """Lays documents end to end, one token at a time, and begins a row when one is full."""
+
+    def fits(tokens: list[int]) -> bool:
+        sequence = np.array(tokens, dtype=np.int32)
+        kept, targets = objective(sequence, SPECIAL, np.random.default_rng(0))
+        return len(kept) <= S and len(targets) <= T
+
+    rows: list[list[int]] = [[]]
+    for document in documents:
+        for index, token in enumerate(document):
+            separator = [SPECIAL.doc] if index == 0 and rows[-1] else []
+            if fits(rows[-1] + separator + [token]):
+                rows[-1] += [*separator, token]
+            else:
+                rows.append([token])
+    return rows
+
+
+@pytest.mark.parametrize("corpus, rate", [("words", 0.15), ("words", 0.01), ("books", 0.3)])
+def test_joined_documents_equal_the_slow_concatenation(corpus, rate):
+    spec = {"kind": "denoising", "drop_rate": rate}
+    whole = task_reader(Packing("isolated", 99, 99), spec, corpus)
+    wanted = slow_joined([*epoch(whole, 0), *epoch(whole, 1)], Denoising(rate))
+    joining = task_reader(Packing("document_separator", S, T), spec, corpus)
+    place, rows = Place(), []
+    for _ in wanted[:-1]:  # the third epoch fills up the last
+        example, place = joining.read(place)
+        rows.append(example.decoder_targets[:-1].tolist())
+    assert rows == wanted[:-1]
+
+
+def test_each_batch_realises_the_rates():
+    """A task per objective, so that rows tell which task they came from."""
+    tasks = (
+        TaskSpec("a", "words", 8, {"kind": "denoising"}),
+        TaskSpec("b", "words", 2, {"kind": "clm"}),
+    )
+    source = reader("document_separator", tasks=tasks, batch_size=20, num_streams=10)
+    counts = [b["decoder_objective_ids"][:, 0].sum() for b in islice(source, 60)]
+    # Two draws of ten streams, whose points are evenly spaced in each draw.
+    assert set(counts) <= {3, 4, 5} and abs(sum(counts) - 240) <= 2
+
+
+def test_each_stream_realises_the_rates_in_the_long_run():
+    tasks = [TaskSpec(f"t{r}", "words", r, {"kind": "denoising"}) for r in (1, 3, 6)]
+    source = reader("isolated", tasks=tasks, batch_size=1, num_streams=1)
+    for _ in islice(source, 90):
+        pass
+    state = source.get_state()["streams"]["0"]
+    documents = [document for document, _ in state["places"]]
+    assert sum(documents) == state["draws"] > 200
+    shares = np.array(documents) / state["draws"]
+    np.testing.assert_allclose(shares, [0.1, 0.3, 0.6], atol=3 / state["draws"])
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_statistics_count_what_batches_hold(packing):
+    source = reader(packing)
+    batches = list(islice(source, 15))
+    state, statistics = source.get_state(), source.statistics()
+    tasks = statistics["tasks"]
+    for side in ("encoder", "decoder"):
+        held = sum(np.count_nonzero(batch[f"{side}_segment_ids"]) for batch in batches)
+        assert held == sum(task[f"{side}_tokens"] for task in tasks.values())
+    held = sum(task["encoder_tokens"] + task["decoder_tokens"] for task in tasks.values())
+    assert statistics["fill"] == pytest.approx(held / (15 * 8 * (S + T)))
+    assert sum(task["token_share"] for task in tasks.values()) == pytest.approx(1)
+    assert tasks["noise"]["epochs"] == tasks["noise"]["documents"] / 41 > 1
+    next(source)
+    assert source.statistics(state) == statistics
+    resumed = reader(packing)
+    resumed.set_state(state)
+    assert resumed.statistics() == statistics
+
+
+def test_nothing_read_gives_statistics_of_nothing():
+    statistics = reader("isolated").statistics()
+    assert statistics["fill"] == 0 and statistics["tasks"]["noise"]["token_share"] == 0
+
+
+def test_prefetching_changes_neither_batches_nor_states():
+    source, plain = Prefetcher(reader("isolated"), depth=3), reader("isolated")
+    for batch, state in islice(source, 10):
+        assert_equal(batch, next(plain))
+        assert state == plain.get_state()
+    source.close()
+    with pytest.raises(ValueError, match="closed"):
+        next(source)
+    resumed = reader("isolated")
+    resumed.set_state(state)
+    assert_equal(next(resumed), next(plain))
+
+
+class BrokenSource(list):
+    """A corpus of which the documents behind the 30th cannot be read."""
+
+    def __getitem__(self, index):
+        if index > 30:
+            raise OSError("the disk is gone")
+        return super().__getitem__(index)
+
+
+def test_an_error_of_the_reader_surfaces_in_the_consumer():
+    tasks = [TaskSpec("noise", "words", 1, {"kind": "denoising"})]
+    broken = {"words": BrokenSource(CORPORA["words"])}
+    source = Prefetcher(BatchReader(broken, tasks, SPECIAL, config("document_separator")))
+    with pytest.raises(OSError, match="the disk is gone"):
+        for _ in islice(source, 20):
+            pass
+    with pytest.raises(ValueError, match="closed"):
+        next(source)
+
+
+def test_a_cached_mixture_reads_like_its_corpora(tmp_path, monkeypatch):
+    for name, corpus in CORPORA.items():
+        write_corpus(
+            tmp_path, name, corpus, split="train", source="test", vocabulary_sha256="0"
+        )
+    write_mixture(tmp_path, MixtureSpec("all", "0", TASKS))
+    monkeypatch.setattr(
+        "alexatm_jax.data.pipeline.read_vocabulary",
+        lambda _: SimpleNamespace(special=SPECIAL),
+    )
+    cached, listed = open_reader(tmp_path, "all", config("isolated")), reader("isolated")
+    for _ in range(5):
+        assert_equal(next(cached), next(listed))
+    with pytest.raises(ValueError, match="no mixture 'al'; the nearest of its 1 are all"):
+        open_reader(tmp_path, "al", config("isolated"))
+
+
+def test_a_corpus_with_nothing_long_enough_is_refused():
+    tasks = [TaskSpec("continue", "words", 1, {"kind": "clm"})]
+    corpora = {"words": [np.array([9], dtype=np.int32)] * 20}
+    source = BatchReader(corpora, tasks, SPECIAL, config("isolated"))
+    with pytest.raises(ValueError, match="fewer than the 2 tokens that 'clm' needs"):
+        next(source)
+
+
+def task(**changes) -> SimpleNamespace:
+    """A task that TaskSpec, which checks itself too, might not let through."""
+    fields = dict(name="noise", corpus="words", rate=1.0, objective={"kind": "denoising"})
+    return SimpleNamespace(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    "tasks, message",
+    [
+        ([], "give one or more"),
+        ([task(), task()], "each with its own name"),
+        ([task(rate=0.0)], "the rate 0.0"),
+        ([task(corpus="wrods")], r"\['books', 'words'\]"),
+        ([task(objective={"kind": "mlm"})], "known kinds are"),
+        ([task(objective={"kind": "clm", "position_end": S - 1})], "set position_end"),
+        ([task(corpus="books")], "9 documents for 10 streams"),
+    ],
+)
+def test_mixtures_that_cannot_be_read_are_refused(tasks, message):
+    with pytest.raises(ValueError, match=message):
+        reader("isolated", tasks=tasks, batch_size=10, num_streams=10)
+
+
+@pytest.mark.parametrize("changes", [{"num_streams": 3}, {"num_streams": 0}, {"seed": -1}])
+def test_configs_out_of_range_are_refused(changes):
+    with pytest.raises(ValueError, match="divide batch_size|seed is"):
+        config("isolated", **changes)
+
+
+@pytest.mark.parametrize("host, hosts", [(0, 3), (2, 2), (0, 0)])
+def test_hosts_that_cannot_share_streams_are_refused(host, hosts):
+    with pytest.raises(ValueError, match="must divide num_streams"):
+        reader("isolated", host, hosts)
+
+
+def test_a_prefetcher_needs_room():
+    with pytest.raises(ValueError, match="at least 1"):
+        Prefetcher(reader("isolated"), depth=0)
