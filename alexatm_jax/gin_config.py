@@ -201,8 +201,7 @@ class _Survey:
         size = selector.count(".") + 1
         known = {".".join(name.split(".")[-size:]) for name in self.functions}
         raise ConfigError(
-            f"{place}: no gin file mentions a function {selector}; "
-            f"{_nearest(selector, known)}."
+            f"{place}: no gin file mentions a function {selector}; {_nearest(selector, known)}."
         )
 
     def _check_macro(self, name: str, place: str) -> None:
@@ -253,9 +252,7 @@ class _Symbols:
                 _raise_no_attribute(selector, attribute, target, place)
             target = getattr(target, attribute)
         if not callable(target):
-            raise ConfigError(
-                f"{place}: {selector} is no function or class; gin binds only those."
-            )
+            raise ConfigError(f"{place}: {selector} is no function or class; gin binds only those.")
         self.functions[".".join([path, *attributes])] = target
         return target
 
@@ -373,8 +370,7 @@ def _raise_no_attribute(selector: str, attribute: str, target: Any, place: str) 
     owner = getattr(target, "__name__", repr(target))
     public = [name for name in dir(target) if not name.startswith("_")]
     raise ConfigError(
-        f"{place}: {owner} has no {attribute} (in {selector}); "
-        f"{_nearest(attribute, public)}."
+        f"{place}: {owner} has no {attribute} (in {selector}); {_nearest(attribute, public)}."
     )
 
 
@@ -387,9 +383,7 @@ def _check_parameter(function: Any, selector: str, name: str, place: str) -> Non
         return
     known = [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
     if name not in known:
-        raise ConfigError(
-            f"{place}: {selector} has no parameter {name}; {_nearest(name, known)}."
-        )
+        raise ConfigError(f"{place}: {selector} has no parameter {name}; {_nearest(name, known)}.")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

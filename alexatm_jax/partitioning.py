@@ -102,13 +102,17 @@ class Partitioning:
             )
         return shardings
 
-    def check_batch(self, num_rows: int, mesh: Mesh) -> None:
+    def placed_params(self, boxed_params: Any, mesh: Mesh) -> Any:
+        """Gives the unboxed parameters abstractly: shapes, dtypes, and where they live."""
+        return placed(nn.unbox(boxed_params), self.param_shardings(boxed_params, mesh))
+
+    def check_batch(self, num_rows: int, num_devices: int) -> None:
         """Raises ValueError unless the rows of a (micro)batch divide over data x fsdp."""
-        shards = mesh.shape["data"] * mesh.shape["fsdp"]
-        if num_rows % shards:
+        data, fsdp, _ = self.mesh_shape(num_devices)
+        if num_rows % (data * fsdp):
             raise ValueError(
-                f"{num_rows} rows at a time do not divide over data x fsdp = {shards} devices; "
-                "make the batch size, divided by the microbatches, a multiple of that."
+                f"{num_rows} rows at a time do not divide over data x fsdp = {data * fsdp} "
+                "devices; make the batch size, divided by the microbatches, a multiple of that."
             )
 
 
@@ -120,6 +124,15 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """Keeps a copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(abstract: Any, shardings: Any) -> Any:
+    """Puts shardings onto a tree of shapes and dtypes."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        abstract,
+        shardings,
+    )
 
 
 def to_devices(host_rows: Any, sharding: NamedSharding) -> Any:

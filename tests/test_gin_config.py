@@ -192,7 +192,10 @@ def test_any_python_literal_passes_through_a_binding(tmp_path_factory, value):
 
 
 def test_everything_missing_is_listed_at_once(write, load, tmp_path):
-    write("a.gin", HEADER + textwrap.dedent("""\
+    write(
+        "a.gin",
+        HEADER
+        + textwrap.dedent("""\
         MODEL_DIR = %gin.REQUIRED
         SET_LATER = %gin.REQUIRED
         difflib.get_close_matches:
@@ -200,7 +203,8 @@ def test_everything_missing_is_listed_at_once(write, load, tmp_path):
           word = %gin.REQUIRED
           cutoff = %OVERRIDDEN
         train/difflib.ndiff.a = [%MODEL_DIR, {'x': %NESTED}]
-        """))
+        """),
+    )
     load("a.gin", bindings=["SET_LATER=1", "get_close_matches.cutoff=0.5"])
     found = [line.split(")")[0] for line in gin_config.missing_required()]
     assert found == [

@@ -16,6 +16,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
 import re
@@ -27,11 +28,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from absl import logging
 
 from alexatm_jax.data.objectives import objective_from_spec
 from alexatm_jax.data.records import REMAKE, CacheError, TokenSource, write_records
 from alexatm_jax.data.vocabulary import Vocabulary, write_atomically
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = ("uint16", "int32")
 _SHOWN_TOKENS = 48
@@ -74,8 +76,7 @@ class Provenance:
             )
         if self.dtype not in _DTYPES:
             raise CacheError(
-                f"corpus {self.corpus!r} stores {self.dtype!r}, not one of {_DTYPES}; "
-                f"{REMAKE}."
+                f"corpus {self.corpus!r} stores {self.dtype!r}, not one of {_DTYPES}; {REMAKE}."
             )
 
 
@@ -230,7 +231,7 @@ def ensure_corpus(
                 f"{held.source}, not split {split!r} of {source}; use another cache, or "
                 "remove this corpus."
             )
-        logging.info("Corpus %s is in %s already.", corpus, cache_dir)
+        logger.info("Corpus %s is in %s already.", corpus, cache_dir)
         return held
     start = time.monotonic()
     written = write_corpus(
@@ -243,7 +244,7 @@ def ensure_corpus(
         vocabulary_size=vocabulary.size,
     )
     speed = written.num_tokens / (time.monotonic() - start)
-    logging.info("Wrote %s at %.0f tokens/s.", written, speed)
+    logger.info("Wrote %s at %.0f tokens/s.", written, speed)
     return written
 
 
@@ -322,9 +323,7 @@ def read_evaluation_task(cache_dir: PathLike, name: str) -> dict[str, Any]:
     return payload
 
 
-def rendered_example(
-    cache_dir: PathLike, task: TaskSpec, *, index: int = 0, seed: int = 0
-) -> str:
+def rendered_example(cache_dir: PathLike, task: TaskSpec, *, index: int = 0, seed: int = 0) -> str:
     """Shows, for human eyes, what the encoder reads and the decoder writes in one task.
 
     Args:

@@ -82,9 +82,7 @@ _PLAIN_TEXT: dict[int, str] = (
 )
 
 
-def _render_date(
-    form: Literal["short", "medium", "long", "full"], key: date, language: str
-) -> str:
+def _render_date(form: Literal["short", "medium", "long", "full"], key: date, language: str) -> str:
     return format_date(key, form, language)
 
 

@@ -29,7 +29,5 @@ def objective_from_spec(spec: Mapping[str, Any]) -> Objective:
         )
     known = [field.name for field in dataclasses.fields(_CLASSES[kind])]
     if unknown := sorted(set(fields) - set(known)):
-        raise ValueError(
-            f"objective {kind!r} was given {unknown}; it has {known}; correct them."
-        )
+        raise ValueError(f"objective {kind!r} was given {unknown}; it has {known}; correct them.")
     return _CLASSES[kind](**fields)

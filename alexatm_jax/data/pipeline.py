@@ -119,9 +119,7 @@ class BatchReader:
                     num_streams=config.num_streams,
                     task=index,
                 )
-                for index, (task, objective) in enumerate(
-                    zip(tasks, objectives, strict=True)
-                )
+                for index, (task, objective) in enumerate(zip(tasks, objectives, strict=True))
             ]
             rates = [task.rate for task in tasks]
             return Stream(number, config.num_streams, readers, rates, packing, special.bos)
@@ -228,9 +226,7 @@ def open_reader(
         with different vocabularies, or as in BatchReader.
     """
     spec = read_mixture(cache_dir, mixture)
-    corpora = {
-        task.corpus: read_corpus(cache_dir, task.corpus).source for task in spec.tasks
-    }
+    corpora = {task.corpus: read_corpus(cache_dir, task.corpus).source for task in spec.tasks}
     special = read_vocabulary(cache_dir).special
     return BatchReader(corpora, spec.tasks, special, config, host_index, host_count)
 
@@ -306,9 +302,7 @@ def _check_hosts(config: ReaderConfig, host_index: int, host_count: int) -> None
 def _check_tasks(tasks: Sequence[Task], corpora: Mapping[str, Source]) -> None:
     names = [task.name for task in tasks]
     if not names or len(set(names)) < len(names):
-        raise ValueError(
-            f"the tasks to mix are {names}; give one or more, each with its own name."
-        )
+        raise ValueError(f"the tasks to mix are {names}; give one or more, each with its own name.")
     for task in tasks:
         if not (task.rate > 0 and math.isfinite(task.rate)):
             raise ValueError(

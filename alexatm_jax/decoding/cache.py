@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -51,11 +53,11 @@ class DecoderCache:
             )
 
         keys, values = write(self.keys, new[0]), write(self.values, new[1])
-        return self.replace(keys=keys, values=values), (keys[layer], values[layer])
+        return dataclasses.replace(self, keys=keys, values=values), (keys[layer], values[layer])
 
     def advance(self, num_tokens: int) -> DecoderCache:
         """Counts `num_tokens` more positions as decoded."""
-        return self.replace(length=self.length + num_tokens)
+        return dataclasses.replace(self, length=self.length + num_tokens)
 
     def mask(self, num_tokens: int) -> Array:
         """Lets each of the next T tokens see the decoded ones, its predecessors and itself.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +17,9 @@ from alexatm_jax.model.transformer import Transformer
 class Prompts(NamedTuple):
     """Encoder inputs of a batch, int32 [B, S] each, named as in `alexatm_jax.batch`."""
 
-    tokens: Array
-    positions: Array
-    segment_ids: Array
+    tokens: Any
+    positions: Any
+    segment_ids: Any
 
 
 class _Loop(NamedTuple):
@@ -61,11 +63,11 @@ def greedy(
             f"max_new_tokens is {max_new_tokens}; the decoder has {config.max_positions} "
             "positions: ask for fewer tokens."
         )
-    variables = {"params": params}
-    encoded_BSD = model.apply(variables, *prompts, method="encode")
-    cross = model.apply(variables, encoded_BSD, method="cross_keys_values")
+    apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
+    encoded_BSD = apply(*prompts, method="encode")
+    cross = apply(encoded_BSD, method="cross_keys_values")
     cross_mask = (prompts.segment_ids > 0)[:, None, None]
-    table_VD = model.apply(variables, method="output_table").astype(encoded_BSD.dtype)
+    table_VD = apply(method="output_table").astype(encoded_BSD.dtype)
     batch_size = prompts.tokens.shape[0]
 
     def unfinished(loop: _Loop) -> Array:
@@ -73,8 +75,7 @@ def greedy(
 
     def step(loop: _Loop) -> _Loop:
         position = loop.cache.length
-        hidden_B1D, cache = model.apply(
-            variables,
+        hidden_B1D, cache = apply(
             cross,
             cross_mask,
             loop.previous_B[:, None],
@@ -100,5 +101,3 @@ def greedy(
         ~(prompts.segment_ids > 0).any(axis=1),
     )
     return jax.lax.while_loop(unfinished, step, start).tokens_BT
-
-

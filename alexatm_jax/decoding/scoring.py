@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,18 +32,17 @@ def score_choices(
 
     Source: the choice with the lowest decoder cross-entropy wins (recipe §5).
     """
-    variables = {"params": params}
+    apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
     batch_size, num_choices, length = choices_BCT.shape
-    encoded_BSD = model.apply(variables, *prompts, method="encode")
-    cross = model.apply(variables, encoded_BSD, method="cross_keys_values")
+    encoded_BSD = apply(*prompts, method="encode")
+    cross = apply(encoded_BSD, method="cross_keys_values")
     cross_mask = (prompts.segment_ids > 0)[:, None, None]
 
     rows = batch_size * num_choices
     targets_RT = choices_BCT.reshape(rows, length)
     inputs_RT = jnp.pad(targets_RT, ((0, 0), (1, 0)), constant_values=bos_id)[:, :-1]
     cache = DecoderCache.empty(model.config, rows, length)
-    hidden_RTD, _ = model.apply(
-        variables,
+    hidden_RTD, _ = apply(
         jax.tree.map(lambda kv: jnp.repeat(kv, num_choices, axis=1), cross),
         jnp.repeat(cross_mask, num_choices, axis=0),
         inputs_RT,
@@ -50,10 +51,8 @@ def score_choices(
         cache.mask(length),
         method="decode_cached",
     )
-    table_VD = model.apply(variables, method="output_table").astype(hidden_RTD.dtype)
-    logits_RTV = jnp.einsum(
-        "RTD,VD->RTV", hidden_RTD, table_VD, preferred_element_type=jnp.float32
-    )
+    table_VD = apply(method="output_table").astype(hidden_RTD.dtype)
+    logits_RTV = jnp.einsum("RTD,VD->RTV", hidden_RTD, table_VD, preferred_element_type=jnp.float32)
     log_probs_RTV = jax.nn.log_softmax(logits_RTV)
     picked_RT = jnp.take_along_axis(log_probs_RTV, targets_RT[..., None], axis=-1)[..., 0]
     real_RT = targets_RT > 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -88,6 +88,10 @@ class TextModel:
     def num_compilations(self) -> int:
         """How many shapes were compiled so far."""
         return len(self._shapes)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raises ValueError naming the first prompt that is longer than max_prompt_tokens."""
+        self._encode_prompts(prompts)
 
     def predict(self, prompts: Sequence[str], stop: str = "") -> list[str]:
         """Answers each prompt greedily, up to `</s>` or a piece that contains `stop`.
@@ -183,5 +187,3 @@ class TextModel:
             batch.positions[index, : len(ids)] = start + np.arange(len(ids))
             batch.segment_ids[index, : len(ids)] = 1
         return batch
-
-

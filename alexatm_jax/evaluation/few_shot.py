@@ -103,6 +103,14 @@ def evaluate_task(
     return rows, predictions
 
 
+def prompts_of(
+    task: FewShotTask, *, shots: Sequence[int], seed: int, max_items: int | None = None
+) -> list[str]:
+    """Renders every prompt that `evaluate_task` would ask, so that lengths can be checked."""
+    items = _chosen_items(task, max_items)
+    return [_ask(task, item, number, seed)["prompt"] for number in shots for item in items]
+
+
 def _chosen_items(task: FewShotTask, max_items: int | None) -> list[Item]:
     if max_items is not None and max_items < 1:
         raise ValueError(f"max_items is {max_items}; give 1 or more, or None for all.")
@@ -143,9 +151,7 @@ def _ask(task: FewShotTask, item: Item, number: int, seed: int) -> Prediction:
     }
 
 
-def _generate(
-    task: FewShotTask, asked: list[Prediction], predict: Predict
-) -> list[Prediction]:
+def _generate(task: FewShotTask, asked: list[Prediction], predict: Predict) -> list[Prediction]:
     texts = predict([one["prompt"] for one in asked], task.prompt.stop)
     _check_count("predict", len(texts), len(asked))
     answers = []

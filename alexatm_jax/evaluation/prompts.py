@@ -109,9 +109,7 @@ def template_fields(template: str) -> frozenset[str]:
     return frozenset(name for _, name, _, _ in parts if name is not None)
 
 
-def choose_shots(
-    item: Item, pool: Iterable[Item], shots: int, seed: int
-) -> list[dict[str, Any]]:
+def choose_shots(item: Item, pool: Iterable[Item], shots: int, seed: int) -> list[dict[str, Any]]:
     """Draws the solved examples that stand before an item.
 
     The draw hashes (seed, item, entry), so it depends neither on the order of the pool nor

@@ -114,9 +114,7 @@ def plot_shots(rows: Sequence[Row], path: str | os.PathLike[str]) -> None:
     _save(figure, path)
 
 
-def plot_losses(
-    metrics_jsonl_path: str | os.PathLike[str], path: str | os.PathLike[str]
-) -> None:
+def plot_losses(metrics_jsonl_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
     """Draws the loss of every objective over the training steps, as a PNG.
 
     Args:
@@ -137,9 +135,7 @@ def plot_losses(
         )
     figure = Figure((_WIDTH_INCHES, 9), layout=_layout())
     ratios = [5, 1] if "learning_rate" in log else [1]
-    panels = figure.subplots(
-        len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios
-    )[:, 0]
+    panels = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
     for index, (name, points) in enumerate(losses.items()):
         colour = _COLOURS[index % len(_COLOURS)]
         _draw_loss(panels[0], name.removeprefix("loss/"), points, colour)
@@ -191,9 +187,7 @@ def _finish_panel(axes: Axes, rows: Sequence[Row], languages: Sequence[str]) -> 
     _clear_frame(axes)
 
 
-def _draw_loss(
-    axes: Axes, objective: str, points: Mapping[int, float], colour: str
-) -> None:
+def _draw_loss(axes: Axes, objective: str, points: Mapping[int, float], colour: str) -> None:
     steps, losses = list(points), list(points.values())
     label = f"{objective}: {losses[0]:.2f} -> {losses[-1]:.2f}"
     axes.plot(steps, losses, color=colour, linewidth=2, label=label)
@@ -233,9 +227,7 @@ def _title(figure: Figure, text: str) -> None:
 
 def _latest(rows: Sequence[Row]) -> list[Row]:
     if not rows:
-        raise ValueError(
-            "there are no result rows to show; evaluate at least one task first."
-        )
+        raise ValueError("there are no result rows to show; evaluate at least one task first.")
     last = max(row["step"] for row in rows)
     return [row for row in rows if row["step"] == last]
 

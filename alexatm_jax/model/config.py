@@ -68,7 +68,7 @@ class ModelConfig:
     param_dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        for field, allowed in (
+        for name, allowed in (
             ("norm", NORMS),
             ("activation", ACTIVATIONS),
             ("remat", REMAT_POLICIES),
@@ -76,9 +76,9 @@ class ModelConfig:
             ("dtype", DTYPES),
             ("param_dtype", DTYPES),
         ):
-            if getattr(self, field) not in allowed:
+            if getattr(self, name) not in allowed:
                 raise ValueError(
-                    f"ModelConfig.{field} is {getattr(self, field)!r}; choose one of {allowed}."
+                    f"ModelConfig.{name} is {getattr(self, name)!r}; choose one of {allowed}."
                 )
         for field in dataclasses.fields(self):
             if field.type == "int" and getattr(self, field.name) < 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +25,27 @@ ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def named_param(
+    module: nn.Module,
+    name: str,
+    init: Callable[..., Array],
+    shape: tuple[int, ...],
+    axes: tuple[str, ...],
+) -> Array:
+    """Declares a parameter with logical axis names, in `module.config.param_dtype`."""
+    dtype = jnp.dtype(module.config.param_dtype)
+    param: Any = module.param(name, nn.with_logical_partitioning(init, axes), shape, dtype)
+    return param
+
+
 class Projection(nn.Module):
-    """Computes `einsum(equation, x, kernel) + bias`.
+    """Computes `einsum(equation, x, kernel) + bias`, summing x's last dimensions.
 
     The kernel starts as N(0, scale^2 / fan_in), fan_in being the product of the dimensions that
     the einsum sums over; the bias spans the kernel's other dimensions and starts at zero.
 
     Attributes:
-      equation: such as "BLD,DHK->BLHK".
+      equation: such as "BLD,DHK->BLHK": the kernel's first dimensions are x's last.
       shape, axes: the kernel's dimensions and their logical names, in the equation's order.
     """
 
@@ -44,27 +58,18 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         operands, output = self.equation.split("->")
-        kept = [letter in output for letter in operands.split(",")[1]]
-        fan_in = math.prod(n for n, keep in zip(self.shape, kept, strict=True) if not keep)
-        kernel = self.param(
-            "kernel",
-            nn.with_logical_partitioning(
-                nn.initializers.normal(self.scale / math.sqrt(fan_in)), self.axes
-            ),
-            self.shape,
-            jnp.dtype(self.config.param_dtype),
-        )
-        bias = self.param(
-            "bias",
-            nn.with_logical_partitioning(
-                nn.initializers.zeros, tuple(a for a, k in zip(self.axes, kept, strict=True) if k)
-            ),
-            tuple(n for n, keep in zip(self.shape, kept, strict=True) if keep),
-            jnp.dtype(self.config.param_dtype),
-        )
+        kernel_letters = operands.split(",")[1]
+        summed = sum(letter not in output for letter in kernel_letters)
+        fan_in, features = math.prod(self.shape[:summed]), self.shape[summed:]
+        std = self.scale / math.sqrt(fan_in)
+        kernel = named_param(self, "kernel", nn.initializers.normal(std), self.shape, self.axes)
+        bias = named_param(self, "bias", nn.initializers.zeros, features, self.axes[summed:])
         dtype = jnp.dtype(self.config.dtype)
-        y = jnp.einsum(self.equation, x.astype(dtype), kernel.astype(dtype))
-        return y + bias.astype(dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+        # One flat matrix product: on CPUs its gradient takes half the time of the einsum's.
+        rows = x.shape[: x.ndim - summed]
+        flat = x.astype(dtype).reshape(-1, fan_in) @ kernel.astype(dtype).reshape(fan_in, -1)
+        y: Array = flat.reshape(*rows, *features)
+        return y + bias.astype(dtype).reshape((1,) * len(rows) + features)
 
 
 class LayerNorm(nn.Module):
@@ -82,10 +87,7 @@ class LayerNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         def vector(name: str, init: Callable[..., Array]) -> Array:
-            boxed = nn.with_logical_partitioning(init, ("norm",))
-            value: Array = self.param(
-                name, boxed, (x.shape[-1],), jnp.dtype(self.config.param_dtype)
-            )
+            value = named_param(self, name, init, x.shape[-1:], ("norm",))
             return value.astype(jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
 
         scale = vector("scale", nn.initializers.ones)
@@ -130,11 +132,9 @@ class TokenTable(nn.Module):
     def setup(self) -> None:
         cfg = self.config
         std = cfg.d_model**-0.5 if cfg.scale_embeddings else EMBEDDING_STD
-        self.table_VD = self.param(
-            "table",
-            nn.with_logical_partitioning(nn.initializers.normal(std), ("vocab", "embed")),
-            (cfg.vocab_size, cfg.d_model),
-            jnp.dtype(cfg.param_dtype),
+        shape = (cfg.vocab_size, cfg.d_model)
+        self.table_VD = named_param(
+            self, "table", nn.initializers.normal(std), shape, ("vocab", "embed")
         )
 
     def __call__(self, tokens_BL: Array) -> Array:
@@ -169,10 +169,6 @@ class RowTable(nn.Module):
     def __call__(self, ids_BL: Array) -> Array:
         """Looks rows up: [B, L] -> [B, L, D] in the compute dtype."""
         init = _sinusoids if self.sinusoid else nn.initializers.normal(EMBEDDING_STD)
-        table = self.param(
-            "table",
-            nn.with_logical_partitioning(init, ("positions", "embed")),
-            (self.rows, self.config.d_model),
-            jnp.dtype(self.config.param_dtype),
-        )
+        shape = (self.rows, self.config.d_model)
+        table = named_param(self, "table", init, shape, ("positions", "embed"))
         return jnp.take(table, ids_BL, axis=0).astype(self.config.dtype)

@@ -295,7 +295,10 @@ class Transformer(nn.Module):
         )
 
     def __call__(
-        self, encoder_input_tokens: Array, decoder_input_tokens: Array, **positions_and_segments: Any
+        self,
+        encoder_input_tokens: Array,
+        decoder_input_tokens: Array,
+        **positions_and_segments: Any,
     ) -> Array:
         """Gives float32 logits [B, T, V]; takes what `hidden_states` takes."""
         x_BTD = self.hidden_states(

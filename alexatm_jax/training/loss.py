@@ -38,8 +38,8 @@ def token_cross_entropy(
     """
     if hidden_BTD.shape[:-1] != targets_BT.shape or targets_BT.shape != weights_BT.shape:
         raise ValueError(
-            f"targets have shape {targets_BT.shape} and weights {weights_BT.shape}; states of shape "
-            f"{hidden_BTD.shape} need {hidden_BTD.shape[:-1]} for both; use one batch for all."
+            f"targets have shape {targets_BT.shape} and weights {weights_BT.shape}; states of "
+            f"shape {hidden_BTD.shape} need {hidden_BTD.shape[:-1]} for both; use one batch."
         )
     length = targets_BT.shape[1]
     chunk_length = length if chunk_length is None else min(chunk_length, length)
@@ -52,9 +52,7 @@ def token_cross_entropy(
         x = jnp.pad(x, ((0, 0), (0, padding)) + ((0, 0),) * (x.ndim - 2))
         return x.reshape(x.shape[0], -1, chunk_length, *x.shape[2:]).swapaxes(0, 1)
 
-    total, losses = _summed(
-        chunked(hidden_BTD), table_VD, chunked(targets_BT), chunked(weights_BT)
-    )
+    total, losses = _summed(chunked(hidden_BTD), table_VD, chunked(targets_BT), chunked(weights_BT))
     return total, losses.swapaxes(0, 1).reshape(targets_BT.shape[0], -1)[:, :length]
 
 
@@ -62,9 +60,7 @@ def _chunk_loss(
     hidden_BLD: Array, table_VD: Array, targets_BL: Array, weights_BL: Array
 ) -> tuple[Array, Array, Array]:
     """Gives the weighted losses [B, L], and the softmax and one-hot targets [B, L, V]."""
-    logits_BLV = jnp.einsum(
-        "BLD,VD->BLV", hidden_BLD, table_VD, preferred_element_type=jnp.float32
-    )
+    logits_BLV = jnp.einsum("BLD,VD->BLV", hidden_BLD, table_VD, preferred_element_type=jnp.float32)
     logits_BLV = logits_BLV - jax.lax.stop_gradient(logits_BLV.max(axis=-1, keepdims=True))
     exp_BLV = jnp.exp(logits_BLV)
     sums_BL1 = exp_BLV.sum(axis=-1, keepdims=True)

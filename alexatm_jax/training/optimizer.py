@@ -50,7 +50,7 @@ class LinearSchedule:
         """The step at which the fall begins."""
         return self.warmup_steps if self.decay_start_step is None else self.decay_start_step
 
-    def __call__(self, step: Array) -> Array:
+    def __call__(self, step: Array | int) -> Array:
         """Gives the learning rate of an update, counted from 0: a float32 scalar."""
         step = jnp.asarray(step, jnp.float32)
         rise = (step + 1) / max(self.warmup_steps, 1)
@@ -64,9 +64,7 @@ class LinearSchedule:
 
 def decay_mask(params: Any) -> Any:
     """Says which parameters decay: all but biases and LayerNorms (recipe §4)."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: path[-1].key not in NOT_DECAYED, params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key not in NOT_DECAYED, params)
 
 
 @dataclasses.dataclass(frozen=True)

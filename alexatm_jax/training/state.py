@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 
 from alexatm_jax.batch import OBJECTIVES
-from alexatm_jax.partitioning import Partitioning, replicated
+from alexatm_jax.partitioning import Partitioning, placed, replicated
 
 Sums = dict[str, Array]
 
@@ -30,7 +30,7 @@ class TrainState:
         continues with the same next line.
     """
 
-    step: Array
+    step: Any
     params: Any
     opt_state: Any
     sums: Sums
@@ -110,8 +110,4 @@ def abstract_state(
         jax.eval_shape(optimizer.init, params),
         jax.eval_shape(zero_sums),
     )
-
-    def placed(leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(placed, shapes, shardings)
+    return placed(shapes, shardings)

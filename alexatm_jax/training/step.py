@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -115,21 +116,20 @@ def batch_loss(
       The sum over all target tokens, and per-objective sums of loss and weight with the counts
       of tokens and attending pairs.
     """
-    rngs = None if dropout_key is None else {"dropout": dropout_key}
-    hidden_BTD = model.apply(
-        {"params": params},
+    apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
+    hidden_BTD = apply(
         *(batch["encoder_input_tokens"], batch["decoder_input_tokens"]),
         batch["encoder_positions"],
         batch["encoder_segment_ids"],
         batch["decoder_positions"],
         batch["decoder_segment_ids"],
-        rngs=rngs,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
         method="hidden_states",
     )
     weights_BT = (batch["decoder_segment_ids"] > 0).astype(jnp.float32)
     loss, losses_BT = token_cross_entropy(
         hidden_BTD,
-        model.apply({"params": params}, method="output_table"),
+        apply(method="output_table"),
         batch["decoder_target_tokens"],
         weights_BT,
         loss_chunk_length,

@@ -76,9 +76,7 @@ def test_rows_too_short_for_any_cut_are_refused():
         CausalLM().split_document(document(9), 2, 2)
 
 
-@pytest.mark.parametrize(
-    "bad", [{"min_fraction": 0.9}, {"max_fraction": 1.1}, {"position_end": 0}]
-)
+@pytest.mark.parametrize("bad", [{"min_fraction": 0.9}, {"max_fraction": 1.1}, {"position_end": 0}])
 def test_values_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="must rise|position_end"):
         CausalLM(**bad)

@@ -66,9 +66,7 @@ def test_seeds_and_indices_give_different_documents(corpus):
 def test_documents_are_plain_text(corpus):
     for document in corpus:
         assert unicodedata.is_normalized("NFC", document)
-        assert (
-            "\n" not in document and "\u00a0" not in document and "\u202f" not in document
-        )
+        assert "\n" not in document and "\u00a0" not in document and "\u202f" not in document
         assert all(unicodedata.category(c) != "Cf" for c in document.replace("\u200c", ""))
         assert not re.search(r"\b(length|mass|volume|duration)-", document)
 
@@ -82,9 +80,7 @@ def test_documents_have_five_lines(corpus):
 def test_a_few_shot_prompt_is_the_beginning_of_a_document(corpus):
     prefixes = 0
     for document in corpus:
-        pairs = re.findall(
-            r"Sentence: ([^;]+); Translation(?: in (\w+))?: ([^;]+);", document
-        )
+        pairs = re.findall(r"Sentence: ([^;]+); Translation(?: in (\w+))?: ([^;]+);", document)
         for style in TEMPLATE_STYLES if pairs else ():
             shot, query = (
                 {"source": source, "target_language": language, "target": target}
@@ -138,9 +134,7 @@ def test_choices_are_four_texts_with_the_answer_anywhere(kind):
 
 
 def test_named_and_unnamed_items_differ_in_their_ids_alone(kind):
-    named, unnamed = (
-        cldr.evaluation_items(kind, flag, 55, seed=3) for flag in (True, False)
-    )
+    named, unnamed = (cldr.evaluation_items(kind, flag, 55, seed=3) for flag in (True, False))
     assert [i | {"id": ""} for i in named] == [i | {"id": ""} for i in unnamed]
     assert named[0]["id"].startswith(f"{kind}_named/en-ar/")
     assert not {item["id"] for item in named} & {item["id"] for item in unnamed}
@@ -166,9 +160,7 @@ def test_shots_are_trained_on_and_identify_their_language(kind, held_out_texts):
 
 
 def test_an_ambiguous_phrase_is_never_a_shot():
-    sources = {
-        s["source"] for s in cldr.shot_pool("unit", 200, 0) if s["shot_group"] == "en-es"
-    }
+    sources = {s["source"] for s in cldr.shot_pool("unit", 200, 0) if s["shot_group"] == "en-es"}
     assert not any("hour" in source for source in sources), "pt and es share '17 horas'"
     assert any("kilometer" in source for source in sources)
 

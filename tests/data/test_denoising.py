@@ -64,8 +64,7 @@ def test_drops_exactly_the_rate_and_keeps_order_and_protected(tokens, rate, mean
 
 def test_the_same_seed_gives_the_same_result_and_another_seed_another():
     first, again, other = (
-        Denoising()(distinct(200), SPECIAL, np.random.default_rng(seed))[0]
-        for seed in (5, 5, 6)
+        Denoising()(distinct(200), SPECIAL, np.random.default_rng(seed))[0] for seed in (5, 5, 6)
     )
     np.testing.assert_array_equal(first, again)
     assert first.tolist() != other.tolist()
@@ -135,9 +134,7 @@ def test_pieces_of_a_long_document_join_to_it():
     assert Denoising().split_document(distinct(0), 40, 31) == []
 
 
-@pytest.mark.parametrize(
-    "bad", [{"drop_rate": 0}, {"drop_rate": 1}, {"mean_span_length": 0}]
-)
+@pytest.mark.parametrize("bad", [{"drop_rate": 0}, {"drop_rate": 1}, {"mean_span_length": 0}])
 def test_values_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="the paper's is"):
         Denoising(**bad)

@@ -39,9 +39,7 @@ def slow_row(examples: list[Example]) -> dict[str, list[int]]:
         n = len(example.encoder_tokens)
         for index, token in enumerate(example.encoder_tokens.tolist()):
             row["encoder_input_tokens"].append(token)
-            row["encoder_positions"].append(
-                S + 5 - n + index if example.objective_id else index
-            )
+            row["encoder_positions"].append(S + 5 - n + index if example.objective_id else index)
             row["encoder_segment_ids"].append(segment)
         previous = BOS
         for index, token in enumerate(example.decoder_targets.tolist()):
@@ -103,9 +101,7 @@ def test_examples_longer_than_a_row_are_refused():
         Packing("document_separator", S - 1, T).row(examples, BOS)
 
 
-@pytest.mark.parametrize(
-    "bad", [("joined", 8, 8), ("isolated", 1, 8), ("isolated", 8, 8, 0)]
-)
+@pytest.mark.parametrize("bad", [("joined", 8, 8), ("isolated", 1, 8), ("isolated", 8, 8, 0)])
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="must be one of|longer rows|at least 1"):
         Packing(*bad)

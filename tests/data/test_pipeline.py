@@ -47,9 +47,7 @@ def config(packing: str, **changes) -> ReaderConfig:
     return ReaderConfig(**(sizes | changes), packing=packing)
 
 
-def reader(
-    packing: str, host: int = 0, hosts: int = 1, tasks=TASKS, **changes
-) -> BatchReader:
+def reader(packing: str, host: int = 0, hosts: int = 1, tasks=TASKS, **changes) -> BatchReader:
     return BatchReader(CORPORA, tasks, SPECIAL, config(packing, **changes), host, hosts)
 
 
@@ -135,9 +133,7 @@ def check_segment(row, in_encoder, segment) -> None:
     np.testing.assert_array_equal(
         row["decoder_input_tokens"][in_decoder], [SPECIAL.bos, *targets[:-1]]
     )
-    np.testing.assert_array_equal(
-        row["decoder_positions"][in_decoder], np.arange(len(targets))
-    )
+    np.testing.assert_array_equal(row["decoder_positions"][in_decoder], np.arange(len(targets)))
     (objective_id,) = set(row["decoder_objective_ids"][in_decoder].tolist())
     first = S - len(sources) if objective_id else 0
     positions = row["encoder_positions"][in_encoder]
@@ -148,9 +144,7 @@ def check_segment(row, in_encoder, segment) -> None:
         np.testing.assert_array_equal(run, np.arange(run[0], run[0] + len(run)))
 
 
-def task_reader(
-    packing: Packing, objective, corpus: str, stream=0, streams=1
-) -> TaskReader:
+def task_reader(packing: Packing, objective, corpus: str, stream=0, streams=1) -> TaskReader:
     return TaskReader(
         "task",
         CORPORA[corpus],
@@ -307,9 +301,7 @@ def test_an_error_of_the_reader_surfaces_in_the_consumer():
 
 def test_a_cached_mixture_reads_like_its_corpora(tmp_path, monkeypatch):
     for name, corpus in CORPORA.items():
-        write_corpus(
-            tmp_path, name, corpus, split="train", source="test", vocabulary_sha256="0"
-        )
+        write_corpus(tmp_path, name, corpus, split="train", source="test", vocabulary_sha256="0")
     write_mixture(tmp_path, MixtureSpec("all", "0", TASKS))
     monkeypatch.setattr(
         "alexatm_jax.data.pipeline.read_vocabulary",

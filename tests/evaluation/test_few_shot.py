@@ -151,9 +151,7 @@ def test_shots_are_recorded_shown_and_never_the_item():
         assert len(shown) == len(set(shown)) == answer["shots"]
         assert answer["id"] not in answer["shot_ids"]
         assert all(f"= {text};" in answer["prompt"] for text in shown)
-        assert {by_id[shot]["language"] for shot in answer["shot_ids"]} <= {
-            answer["language"]
-        }
+        assert {by_id[shot]["language"] for shot in answer["shot_ids"]} <= {answer["language"]}
 
 
 def test_the_seed_decides_the_shots():

@@ -1,0 +1,1 @@
+"""The run modes of the binary: plain functions that gin binds and `main` calls."""

@@ -1,0 +1,101 @@
+"""Run mode `eval`: few-shot tasks answered by a checkpoint, as rows, a table and pictures."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from alexatm_jax import preflight
+from alexatm_jax.data import cache
+from alexatm_jax.evaluation.few_shot import Mode, Prediction, Row, evaluate_task, prompts_of
+from alexatm_jax.evaluation.prompts import FewShotTask
+from alexatm_jax.evaluation.report import plot_shots, table, write_results
+from alexatm_jax.model import ModelConfig
+from alexatm_jax.partitioning import Partitioning
+from alexatm_jax.runs.answering import DecodingConfig, load_text_model
+from alexatm_jax.runs.caching import DataConfig, open_cache
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: ModelConfig,
+    data: DataConfig,
+    decoding: DecodingConfig,
+    partitioning: Partitioning,
+    checkpoint_path: str,
+    output_dir: str,
+    tasks: Sequence[str] = ("*",),
+    shots: Sequence[int] = (0, 1),
+    modes: Sequence[Mode] = ("generate", "rank"),
+    seed: int = 0,
+    max_items: int | None = None,
+) -> None:
+    """Evaluates a checkpoint on few-shot tasks.
+
+    Writes `results.jsonl`, `predictions/` and `shots.png` into `output_dir`, and prints a table.
+
+    Args:
+      checkpoint_path: a run's folder, or one step of its `checkpoints`.
+      tasks: names or patterns among `data.evaluation_tasks`.
+      shots: numbers of solved examples to show.
+      modes: "generate" writes the answer, "rank" chooses among the item's choices.
+      seed: of the draw of shots.
+      max_items: asks only so many items of each task.
+    """
+    with preflight.refusing():
+        names = _matching(tasks, data.evaluation_tasks)
+        preflight.check_writable(output_dir)
+    open_cache(data)
+    with preflight.refusing():
+        few_shot_tasks = [
+            FewShotTask.from_payload(cache.read_evaluation_task(data.cache_dir, name))
+            for name in names
+        ]
+        text_model, step = load_text_model(
+            model, checkpoint_path, data.cache_dir, decoding, partitioning
+        )
+        for task in few_shot_tasks:
+            prompts = prompts_of(task, shots=shots, seed=seed, max_items=max_items)
+            logger.info("example of %s: %s", task.name, prompts[-1])
+            text_model.check_prompts(prompts)
+    rows: list[Row] = []
+    predictions: list[Prediction] = []
+    start = time.perf_counter()
+    for task in few_shot_tasks:
+        task_rows, task_predictions = evaluate_task(
+            task,
+            shots=shots,
+            modes=modes,
+            seed=seed,
+            predict=text_model.predict,
+            score=text_model.score,
+            step=step,
+            max_items=max_items,
+        )
+        rows += task_rows
+        predictions += task_predictions
+        logger.info("%s: %d answers", task.name, len(task_predictions))
+    write_results(output_dir, rows, predictions)
+    plot_shots(rows, Path(output_dir) / "shots.png")
+    logger.info(
+        "%d answers in %.1f s, %d compilations; results in %s",
+        len(predictions),
+        time.perf_counter() - start,
+        text_model.num_compilations,
+        output_dir,
+    )
+    print(table(rows))
+
+
+def _matching(patterns: Sequence[str], known: Sequence[str]) -> list[str]:
+    names = [name for name in known if any(fnmatch.fnmatch(name, p) for p in patterns)]
+    if not names:
+        raise ValueError(
+            f"no evaluation task matches {list(patterns)}; the data configuration names "
+            f"{list(known)}: choose among these, or add to DataConfig.evaluation_tasks."
+        )
+    return names

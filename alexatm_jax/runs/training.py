@@ -1,0 +1,108 @@
+"""Run mode `train`: checks everything, then pre-trains."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexatm_jax import preflight
+from alexatm_jax.batch import batch_shapes
+from alexatm_jax.data import cache, pipeline
+from alexatm_jax.evaluation.report import plot_losses
+from alexatm_jax.model import ModelConfig, Transformer
+from alexatm_jax.partitioning import Partitioning
+from alexatm_jax.runs.caching import DataConfig, open_cache
+from alexatm_jax.training import checkpoint, loop
+from alexatm_jax.training.state import abstract_params
+
+logger = logging.getLogger(__name__)
+
+
+def train(
+    model: ModelConfig,
+    data: DataConfig,
+    training: loop.TrainingConfig,
+    partitioning: Partitioning,
+    model_dir: str,
+    task_feature_lengths: dict[str, int],
+    batch_size: int,
+    num_streams: int,
+    packing: str = "document_separator",
+    data_seed: int = 0,
+    config_text: str = "",
+) -> None:
+    """Run mode `train`: pre-trains into `model_dir`, from where it left off.
+
+    Args:
+      task_feature_lengths: {"inputs": S, "targets": T}, tokens.
+      batch_size: rows of an update, over all devices and microbatches.
+      num_streams, packing, data_seed: see `data.pipeline.ReaderConfig`.
+      config_text: the gin text, kept with every checkpoint.
+    """
+    with preflight.refusing():
+        preflight.check_feature_lengths(task_feature_lengths, model)
+        preflight.check_mesh(
+            partitioning, batch_size, training.num_microbatches, jax.device_count()
+        )
+        mesh = partitioning.make_mesh()
+        network = Transformer(model)
+        partitioning.param_shardings(abstract_params(network), mesh)
+        lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
+        reader_config = pipeline.ReaderConfig(
+            batch_size, *lengths, seed=data_seed, num_streams=num_streams, packing=packing
+        )
+        preflight.claim_model_dir(model_dir, {"mixture": data.mixture_or_task_name})
+    mixture = open_cache(data)
+    with preflight.refusing():
+        vocabulary = cache.read_vocabulary(data.cache_dir)
+        preflight.check_vocabulary_size(vocabulary.size, model)
+        provenance = {
+            "model": dataclasses.asdict(model),
+            "vocabulary_sha256": vocabulary.sha256,
+            "mixture": mixture.mixture,
+            "gin": config_text,
+        }
+        _check_earlier_checkpoint(model_dir, provenance)
+        for task in mixture.tasks:
+            logger.info("example of %s", cache.rendered_example(data.cache_dir, task))
+        reader = pipeline.open_reader(
+            data.cache_dir,
+            mixture.mixture,
+            reader_config,
+            host_index=jax.process_index(),
+            host_count=jax.process_count(),
+        )
+        if config_text:
+            (Path(model_dir) / "config.gin").write_text(config_text, encoding="utf-8")
+    logger.info("mesh: %s", preflight.describe_mesh(mesh))
+
+    def open_reader(state: dict[str, Any] | None) -> pipeline.Prefetcher:
+        if state is not None:
+            reader.set_state(state)
+        return prefetched.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
+
+    with contextlib.ExitStack() as prefetched:
+        loop.train(
+            network,
+            training,
+            partitioning,
+            mesh,
+            open_reader,
+            batch_shapes(batch_size, *lengths),
+            model_dir,
+            provenance,
+        )
+    plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+
+
+def _check_earlier_checkpoint(model_dir: str, provenance: dict[str, Any]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        folder = Path(model_dir) / "checkpoints"
+        if any(folder.glob("[0-9]*")):
+            found = checkpoint.read_provenance(folder)
+            checkpoint.check_provenance(found, provenance, str(folder))

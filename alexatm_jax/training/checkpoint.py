@@ -1,0 +1,161 @@
+"""Checkpoints of a run: train state, reader state, and what they were made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from alexatm_jax.training.state import TrainState
+
+PROVENANCE_FIELDS = ("model", "vocabulary_sha256")
+"""What must not change between a checkpoint and whoever reads it."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, unreadable, or made with something else."""
+
+
+class Checkpoints:
+    """Saves and restores the checkpoints in one folder, through Orbax and in the background.
+
+    A checkpoint holds `params`, `training` (step, optimizer state, sums), `reader` (where each
+    data stream stands) and `provenance` (model, vocabulary hash, gin text). It appears under its
+    step's name only when whole.
+    """
+
+    def __init__(self, directory: str | Path, max_to_keep: int | None = 3):
+        self.directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """Gives the step of the newest whole checkpoint, or None."""
+        step: int | None = self._manager.latest_step()
+        return step
+
+    def save(self, state: TrainState, reader: dict[str, Any], provenance: dict[str, Any]) -> None:
+        """Starts saving; the arrays may be donated as soon as this returns."""
+        step = int(state.step)
+        if step == self._manager.latest_step():
+            return
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(state.params),
+                training=ocp.args.StandardSave(_without_params(state)),
+                reader=ocp.args.JsonSave(reader),
+                provenance=ocp.args.JsonSave(provenance),
+            ),
+        )
+
+    def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Reads a whole checkpoint onto the devices that `abstract` names.
+
+        Returns:
+          The train state, and the reader's state.
+        """
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params),
+                training=ocp.args.StandardRestore(_without_params(abstract)),
+                reader=ocp.args.JsonRestore(),
+            ),
+        )
+        return TrainState(params=restored.params, **restored.training), restored.reader
+
+
+def _without_params(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "opt_state": state.opt_state, "sums": state.sums}
+
+
+def locate(path: str | Path) -> tuple[Path, int]:
+    """Finds a checkpoint: a run's folder, its `checkpoints` folder, or one step within that.
+
+    Returns:
+      The folder of checkpoints, and the step: the newest one unless `path` ends in a step.
+
+    Raises:
+      CheckpointError: if there is none.
+    """
+    path = Path(path).absolute()
+    if path.name.isdigit():
+        if (path / "params").is_dir():
+            return path.parent, int(path.name)
+    for folder in (path / "checkpoints", path):
+        if steps := [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]:
+            return folder, max(steps)
+    found = "it holds no whole step" if path.is_dir() else "there is no such folder"
+    raise CheckpointError(
+        f"no checkpoint at {path}: {found}; give a run's folder, or checkpoints/STEP within it."
+    )
+
+
+def read_provenance(path: str | Path) -> dict[str, Any]:
+    """Reads what a checkpoint was made with, without its arrays."""
+    folder, step = locate(path)
+    with ocp.CheckpointManager(folder) as manager:
+        try:
+            restored = manager.restore(
+                step, args=ocp.args.Composite(provenance=ocp.args.JsonRestore())
+            )
+        except (OSError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {folder} has no readable provenance ({error}); was it "
+                "written by alexatm?"
+            ) from error
+    provenance: dict[str, Any] = restored.provenance
+    return provenance
+
+
+def read_params(path: str | Path, abstract_params: Any) -> tuple[Any, int]:
+    """Reads the parameters alone onto the devices that `abstract_params` names.
+
+    Returns:
+      The parameters, and the step that they were saved at.
+    """
+    folder, step = locate(path)
+    with ocp.CheckpointManager(folder) as manager:
+        restored = manager.restore(
+            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
+        )
+    return restored.params, step
+
+
+def check_provenance(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
+    """Compares what a checkpoint was made with against what is configured now.
+
+    Raises:
+      CheckpointError: listing every difference that changes what the parameters mean.
+    """
+    differences = []
+    for field in PROVENANCE_FIELDS:
+        old, new = found.get(field), wanted.get(field)
+        if isinstance(old, dict) and isinstance(new, dict):
+            differences += [
+                f"{field}.{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+                for key in sorted(old.keys() | new.keys())
+                if old.get(key) != new.get(key)
+            ]
+        elif old != new:
+            differences.append(f"{field}: {old!r} there, {new!r} here")
+    if differences:
+        raise CheckpointError(
+            f"the checkpoint in {where} was made with something else:\n  "
+            + "\n  ".join(differences)
+            + "\nuse the configuration it was made with, or another MODEL_DIR."
+        )

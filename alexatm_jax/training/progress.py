@@ -1,0 +1,133 @@
+"""The progress of a run: one line on the terminal, the same in JSONL and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import SummaryWriter
+
+from alexatm_jax.batch import OBJECTIVES
+from alexatm_jax.model.config import ModelConfig
+from alexatm_jax.model.flops import Work, training_flops
+
+logger = logging.getLogger(__name__)
+
+Row = dict[str, float]
+
+
+def summarise(
+    sums: Mapping[str, np.ndarray],
+    *,
+    config: ModelConfig,
+    step: int,
+    total_steps: int,
+    seconds: float,
+    input_wait_seconds: float,
+    learning_rate: float,
+) -> Row:
+    """Turns a period's sums into the numbers of its progress line.
+
+    Args:
+      sums: see `training.state.zero_sums`, fetched from the devices.
+      seconds: wall time of the period, its last step finished.
+      input_wait_seconds: the part spent waiting for batches.
+
+    Returns:
+      Losses in nats per target token, for each objective that had any; throughput in encoder and
+      decoder tokens per second, padding excluded, and in model FLOP/s; `input_wait` as a share.
+    """
+    steps = float(sums["steps"])
+    row: Row = {"step": step, "loss": float(sums["loss"].sum() / max(sums["weight"].sum(), 1))}
+    for name, loss, weight in zip(OBJECTIVES, sums["loss"], sums["weight"], strict=True):
+        if weight:
+            row[f"loss/{name}"] = float(loss / weight)
+    work = Work(
+        *(float(sums[f"{side}_tokens"]) for side in ("encoder", "decoder")),
+        *(float(sums[f"{side}_pairs"]) for side in ("encoder", "decoder", "cross")),
+    )
+    return row | {
+        "learning_rate": learning_rate,
+        "gradient_norm": float(sums["gradient_norm"]) / steps,
+        "encoder_tokens": work.encoder_tokens,
+        "decoder_tokens": work.decoder_tokens,
+        "tokens_per_second": (work.encoder_tokens + work.decoder_tokens) / seconds,
+        "model_flops_per_second": training_flops(config, work) / seconds,
+        "input_wait": input_wait_seconds / seconds,
+        "seconds": seconds,
+        "eta_seconds": (total_steps - step) * seconds / steps,
+    }
+
+
+def line(row: Row, total_steps: int) -> str:
+    """Renders a row for the terminal."""
+    losses = "  ".join(
+        f"{name} {row[f'loss/{name}']:.3f}" for name in OBJECTIVES if f"loss/{name}" in row
+    )
+    minutes, seconds = divmod(round(row["eta_seconds"]), 60)
+    return (
+        f"step {row['step']:.0f}/{total_steps}  loss: {losses}  "
+        f"{row['tokens_per_second']:,.0f} tok/s  "
+        f"{_engineering(row['model_flops_per_second'])}FLOP/s  "
+        f"input wait {row['input_wait']:.0%}  ETA {minutes}:{seconds:02d}"
+    )
+
+
+def _engineering(value: float) -> str:
+    for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
+        if value >= scale:
+            return f"{value / scale:.1f} {prefix}"
+    return f"{value / 1e6:.1f} M"
+
+
+class ProgressLog:
+    """Writes rows to `metrics.jsonl` and `tensorboard/` in the run's folder.
+
+    On a restart, rows after the step restored are dropped: they will be written again, the same.
+    """
+
+    def __init__(self, directory: str | Path, restored_step: int, total_steps: int):
+        directory = Path(directory)
+        self.total_steps = total_steps
+        self._path = directory / "metrics.jsonl"
+        _drop_rows_after(self._path, restored_step)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(directory / "tensorboard"), purge_step=restored_step or None, flush_secs=10
+        )
+
+    def write(self, row: Row) -> None:
+        """Logs, appends and plots one row."""
+        logger.info("%s", line(row, self.total_steps))
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(name, value, int(row["step"]))
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._file.close()
+        self._board.close()
+
+
+def _drop_rows_after(path: Path, step: int) -> None:
+    """Rewrites a JSONL file without later rows, and without a line cut off by a kill."""
+    if not path.exists():
+        return
+    kept: list[str] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row: dict[str, Any] = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if row["step"] <= step:
+            kept.append(text + "\n")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)
