@@ -107,8 +107,7 @@ def train(
             abstract = abstract_state(model, optimizer, shardings)
             state, reader_state = checkpoints.restore(restored, abstract)
             logger.info("continuing from the checkpoint of step %d", restored)
-        with mesh, nn.logical_axis_rules(partitioning.rules):
-            train_step = _compile(model, optimizer, config, shardings, mesh, batch_shapes)
+        train_step = _compile(model, optimizer, config, partitioning, shardings, mesh, batch_shapes)
         reader = open_reader(reader_state)
         log = ProgressLog(model_dir, restored or 0, config.train_steps)
         try:
@@ -124,6 +123,7 @@ def _compile(
     model: Transformer,
     optimizer: optax.GradientTransformation,
     config: TrainingConfig,
+    partitioning: Partitioning,
     shardings: TrainState,
     mesh: Mesh,
     batch_shapes: dict[str, tuple[int, ...]],
@@ -148,8 +148,10 @@ def _compile(
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
         for name, shape in batch_shapes.items()
     }
+    state = abstract_state(model, optimizer, shardings)
     start = time.perf_counter()
-    compiled = jitted.lower(abstract_state(model, optimizer, shardings), batch).compile()
+    with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.rules):
+        compiled = jitted.lower(state, batch).compile()
     logger.info("compiled the training step in %.1f s", time.perf_counter() - start)
     return compiled
 

@@ -53,7 +53,7 @@ def make_train_step(
         )
         tokens = jnp.maximum(sums["weight"].sum(), 1)
         gradients = jax.tree.map(lambda g: g / tokens.astype(g.dtype), gradients)
-        sums |= {"steps": jnp.ones(()), "gradient_norm": optax.global_norm(gradients)}
+        sums |= {"steps": jnp.ones(()), "gradient_norm": optax.tree.norm(gradients)}
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         fresh = state.step % log_period_steps == 0
         sums = jax.tree.map(lambda old, new: jnp.where(fresh, 0, old) + new, state.sums, sums)
