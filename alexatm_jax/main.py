@@ -12,14 +12,15 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gin
 from absl import app, flags
 
 from alexatm_jax import gin_config
-from alexatm_jax.preflight import Refusal, refusing
+from alexatm_jax.preflight import Refusal, check_types, refusing
 
 RUN_MODES = {
     "train": "alexatm_jax.runs.training.train",
@@ -53,40 +54,73 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 def run(_: Sequence[str]) -> None:
     """Runs the mode that the flags ask for; a refusal exits with code 2."""
     try:
-        with refusing():
-            gin_config.load(
-                FLAGS.gin_file,
-                FLAGS.gin_bindings,
-                gin_config.search_paths(FLAGS.gin_search_paths),
-            )
-            gin_config.check_complete()
-            function, arguments = configured(FLAGS.run_mode)
-        function(**arguments)
+        execute(FLAGS.run_mode, FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
     except Refusal as refusal:
         print(f"alexatm: {refusal}", file=sys.stderr)
         sys.exit(2)
+
+
+def execute(
+    run_mode: str,
+    gin_files: Sequence[str],
+    bindings: Sequence[str] = (),
+    search: Sequence[str] = (),
+) -> None:
+    """Reads the configuration, then runs one mode; the arguments are the flags of those names.
+
+    Raises:
+      Refusal: if something about the input is wrong; nothing was compiled or overwritten.
+    """
+    with refusing():
+        if not gin_files:
+            raise gin_config.ConfigError(
+                "no --gin_file was given; name one or more, such as "
+                "--gin_file=experiments/demo.gin, or a runs/*.gin and a models/*.gin."
+            )
+        gin_config.load(gin_files, bindings, gin_config.search_paths(search))
+        gin_config.check_complete()
+        function, arguments = configured(run_mode)
+    function(**arguments)
 
 
 def configured(run_mode: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Finds the function of a run mode, and makes its arguments as gin binds them.
 
     Raises:
-      ValueError: if gin binds none of its arguments, or too few, or a value is refused.
+      ValueError: if gin binds none of its arguments, or too few, or a value is refused, or of
+        another type than the parameter's.
     """
     module, _, name = RUN_MODES[run_mode].rpartition(".")
     function = getattr(importlib.import_module(module), name)
     try:
-        arguments = gin.get_bindings(function)
-        signature = inspect.signature(function)
-        if "config_text" in signature.parameters:
-            arguments["config_text"] = gin_config.operative_text()
-        signature.bind(**arguments)
-    except (TypeError, ValueError) as error:
+        bound = gin.get_bindings(function, resolve_references=False)
+    except ValueError as error:  # gin knows only functions that some file mentions
         raise gin_config.ConfigError(
-            f"--run_mode={run_mode} calls {RUN_MODES[run_mode]}, which cannot be configured: "
-            f"{error}; include the file of gin/runs/ for this mode, and one of gin/models/."
+            f"--run_mode={run_mode} calls {RUN_MODES[run_mode]}, to which no gin file binds "
+            "anything; add the --gin_file of gin/runs/ that is for this mode."
         ) from error
+    signature = inspect.signature(function)
+    if missing := _missing(signature, bound):
+        raise gin_config.ConfigError(
+            f"{RUN_MODES[run_mode]} lacks {', '.join(missing)}; bind them, or include the "
+            "file of gin/runs/ that does."
+        )
+    try:
+        arguments = gin.get_bindings(function)
+    except TypeError as error:
+        raise gin_config.ConfigError(
+            f"a value is missing or of the wrong type: {error}. Correct it; "
+            "a missing ModelConfig comes with a file of gin/models/."
+        ) from error
+    check_types(name, typing.get_type_hints(function), arguments)
+    if "config_text" in signature.parameters:
+        arguments["config_text"] = gin_config.operative_text()
     return function, arguments
+
+
+def _missing(signature: inspect.Signature, bound: Mapping[str, Any]) -> list[str]:
+    required = (p.name for p in signature.parameters.values() if p.default is p.empty)
+    return [name for name in required if name not in bound]
 
 
 def main() -> None:

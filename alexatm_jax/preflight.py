@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import os
 import tempfile
-from collections.abc import Iterator
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from jax.sharding import Mesh
@@ -33,6 +35,36 @@ def refusing() -> Iterator[None]:
         yield
     except (ValueError, OSError, ImportError) as error:
         raise Refusal(str(error)) from error
+
+
+def check_types(owner: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Checks numbers, text and flags against annotations, in nested dataclasses too.
+
+    Args:
+      owner: whose values these are, for the message.
+      hints: annotation of each value; those other than int, float, str and bool, each
+        possibly `| None`, are taken as fit.
+
+    Raises:
+      ValueError: naming the first value of another type than annotated.
+    """
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            check_types(type(value).__name__, typing.get_type_hints(type(value)), own)
+            continue
+        hint = hints[name]
+        wanted = set(hint.__args__) if isinstance(hint, UnionType) else {hint}
+        if float in wanted:
+            wanted.add(int)
+        if wanted <= _CHECKED and type(value) not in wanted:
+            kinds = " or ".join(sorted(kind.__name__ for kind in wanted))
+            raise ValueError(
+                f"{owner}.{name} is {value!r}, of type {type(value).__name__}; it must be {kinds}."
+            )
+
+
+_CHECKED = {int, float, str, bool, type(None)}
 
 
 def check_mesh(
@@ -70,37 +102,48 @@ def check_vocabulary_size(size: int, model: ModelConfig) -> None:
         )
 
 
-def claim_model_dir(model_dir: str | Path, about: dict[str, Any]) -> None:
-    """Makes a folder this run's own, or finds that it already is.
+def check_model_dir(model_dir: str | Path, own: Sequence[str | Path] = ()) -> None:
+    """Checks, writing nothing, that a folder is a run's own, or new and can become so.
+
+    Args:
+      own: what the run itself may have put there before, such as its cache.
 
     Raises:
       ValueError: if it cannot be written, or holds something that no run of ours put there.
     """
     folder = Path(model_dir)
-    marker = folder / RUN_MARKER
     check_writable(folder)
-    if marker.exists():
+    if (folder / RUN_MARKER).exists() or not folder.exists():
         return
-    foreign = sorted(p.name for p in folder.iterdir())
+    ours = {top for path in own for top in (Path(path).absolute(), *Path(path).absolute().parents)}
+    foreign = sorted(p.name for p in folder.iterdir() if p.absolute() not in ours)
     if foreign:
         raise ValueError(
             f"MODEL_DIR {folder} is not empty and no run of alexatm: it holds "
             f"{', '.join(foreign[:5])}{', ...' if len(foreign) > 5 else ''}; choose another "
             "MODEL_DIR, or empty it yourself."
         )
-    marker.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+
+
+def claim_model_dir(model_dir: str | Path, about: dict[str, Any]) -> None:
+    """Makes a folder this run's own, once `check_model_dir` and all else have found it fit."""
+    marker = Path(model_dir) / RUN_MARKER
+    if not marker.exists():
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raises ValueError unless a file can be written into the folder, which is made."""
+    """Raises ValueError unless a file can be written into the folder, which need not exist."""
+    path = Path(folder).absolute()
+    existing = next(p for p in (path, *path.parents) if p.exists())
     try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise ValueError(
-            f"{folder} cannot be written ({error.strerror}); choose another folder or change its "
-            "permissions."
+            f"{folder} cannot be written ({error.strerror}: {existing}); choose another folder or "
+            "change its permissions."
         ) from error
 
 

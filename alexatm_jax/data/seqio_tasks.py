@@ -295,6 +295,20 @@ def add_few_shot_task(
     )
 
 
+def registered(name: str) -> seqio.Task | seqio.Mixture:
+    """Finds a task or mixture by name; raises ValueError with the nearest names if unknown."""
+    registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
+    for registry in registries:
+        if name in registry.names():
+            return registry.get(name)
+    known = sorted({known for registry in registries for known in registry.names()})
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0) or ["none at all"]
+    raise ValueError(
+        f"no SeqIO mixture or task is called {name!r}; the nearest of {len(known)} are "
+        f"{', '.join(near)}; correct the name or import the module that registers it."
+    )
+
+
 def evaluation_payload(task_name: str) -> dict[str, Any]:
     """Gives a registered few-shot task as the JSON-able dict that the cache keeps.
 
@@ -302,7 +316,7 @@ def evaluation_payload(task_name: str) -> dict[str, Any]:
       ValueError: if the name is unknown, or names another kind of task, or the items are
         unsound.
     """
-    task = _registered(task_name)
+    task = registered(task_name)
     if not isinstance(task, SeqioFewShotTask):
         raise ValueError(
             f"{task_name!r} is a {type(task).__name__}, which has no prompt and items; "
@@ -326,6 +340,22 @@ def mixture_spec(mixture_name: str) -> MixtureSpec:
         registered by `add_pretraining_tasks`, or vocabularies differ.
     """
     return _mixture(mixture_name)[0]
+
+
+def num_documents(mixture_name: str) -> dict[str, int | None]:
+    """Gives the size of each corpus of a mixture; None where its source does not tell.
+
+    It reads no document and loads no vocabulary.
+
+    Raises:
+      ValueError: if the name is unknown or a task was not registered by `add_pretraining_tasks`.
+    """
+    tasks = seqio.get_subtasks(registered(mixture_name))
+    corpora = {_task_spec(task, 1.0).corpus: task for task in tasks}
+    return {
+        corpus: task.source.num_input_examples(task.preprocessors[1].split)
+        for corpus, task in corpora.items()
+    }
 
 
 def build_cache(
@@ -366,24 +396,11 @@ def _features(vocabulary: SeqioVocabulary) -> dict[str, seqio.Feature]:
     return dict.fromkeys(("inputs", "targets"), seqio.Feature(vocabulary, add_eos=False))
 
 
-def _registered(name: str) -> seqio.Task | seqio.Mixture:
-    registries = (seqio.MixtureRegistry, seqio.TaskRegistry)
-    for registry in registries:
-        if name in registry.names():
-            return registry.get(name)
-    known = sorted({known for registry in registries for known in registry.names()})
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0) or ["none at all"]
-    raise ValueError(
-        f"no SeqIO mixture or task is called {name!r}; the nearest of {len(known)} are "
-        f"{', '.join(near)}; correct the name or import the module that registers it."
-    )
-
-
 def _mixture(name: str) -> tuple[MixtureSpec, list[seqio.Task], Vocabulary]:
-    registered = _registered(name)
-    tasks = seqio.get_subtasks(registered)
-    single = isinstance(registered, seqio.Task)
-    rates = [1.0 if single else registered.get_rate(task) for task in tasks]
+    whole = registered(name)
+    tasks = seqio.get_subtasks(whole)
+    single = isinstance(whole, seqio.Task)
+    rates = [1.0 if single else whole.get_rate(task) for task in tasks]
     drawn = [(task, rate) for task, rate in zip(tasks, rates, strict=True) if rate != 0]
     specs = tuple(_task_spec(task, rate / sum(rates)) for task, rate in drawn)
     vocabularies = {_tokenizer(task).vocabulary.wrapped.sha256: task for task, _ in drawn}

@@ -104,10 +104,20 @@ def evaluate_task(
 
 
 def prompts_of(
-    task: FewShotTask, *, shots: Sequence[int], seed: int, max_items: int | None = None
+    task: FewShotTask,
+    *,
+    shots: Sequence[int],
+    modes: Sequence[Mode] = ("generate",),
+    seed: int,
+    max_items: int | None = None,
 ) -> list[str]:
-    """Renders every prompt that `evaluate_task` would ask, so that lengths can be checked."""
+    """Renders every prompt that `evaluate_task` would ask, so that all can be checked first.
+
+    Raises:
+      ValueError: as `evaluate_task`, if the arguments contradict the task.
+    """
     items = _chosen_items(task, max_items)
+    _check_request(task, items, shots, modes)
     return [_ask(task, item, number, seed)["prompt"] for number in shots for item in items]
 
 

@@ -31,6 +31,12 @@ class DecodingConfig:
     length_bucket: int = 32
     position_end: int | None = None
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"DecodingConfig.{field.name} is {value}; give 1 or more.")
+
 
 def load_text_model(
     model: ModelConfig,

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from alexatm_jax import preflight
 from alexatm_jax.data import cache
@@ -20,8 +21,8 @@ class DataConfig:
       cache_dir: where tokenized documents are, or will be written.
       evaluation_tasks: few-shot tasks to keep in the cache beside them.
       task_modules: modules that register tasks, imported when the cache lacks something.
-      max_documents: the first training run caches by itself only corpora up to this size;
-        `--run_mode=cache` caches any.
+      max_documents: runs cache by themselves only corpora up to this size, or of unknown
+        size; `--run_mode=cache` caches any.
     """
 
     mixture_or_task_name: str
@@ -35,20 +36,13 @@ def build_cache(data: DataConfig, max_documents: int | None = None) -> cache.Mix
     """Run mode `cache`: writes the mixture's documents and its evaluation tasks.
 
     Needs TensorFlow and SeqIO, the extra [data].
+
+    Args:
+      max_documents: writes only so many of each corpus; None writes all.
     """
     with preflight.refusing():
-        preflight.check_writable(data.cache_dir)
-        try:
-            seqio_tasks = importlib.import_module("alexatm_jax.data.seqio_tasks")
-        except ImportError as error:
-            raise ImportError(
-                f"the cache {data.cache_dir} lacks {data.mixture_or_task_name!r} or its evaluation "
-                f"tasks, and SeqIO cannot be imported to make them ({error}); install "
-                "alexatm_jax[data], or copy a cache made elsewhere with --run_mode=cache."
-            ) from error
-        for module in data.task_modules:
-            importlib.import_module(module)
-        spec: cache.MixtureSpec = seqio_tasks.build_cache(
+        check_can_build(data, largest=None)
+        spec: cache.MixtureSpec = _seqio_tasks(data).build_cache(
             data.cache_dir,
             data.mixture_or_task_name,
             evaluation_tasks=data.evaluation_tasks,
@@ -60,12 +54,52 @@ def build_cache(data: DataConfig, max_documents: int | None = None) -> cache.Mix
 def open_cache(data: DataConfig) -> cache.MixtureSpec:
     """Reads the mixture from the cache; makes the cache if something is not there yet."""
     with preflight.refusing():
-        if _is_cached(data):
+        if is_cached(data):
             return cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
-    return build_cache(data, data.max_documents)
+        check_can_build(data, largest=data.max_documents)
+    return build_cache(data)
 
 
-def _is_cached(data: DataConfig) -> bool:
+def check_can_build(data: DataConfig, largest: int | None) -> None:
+    """Checks, reading no document and writing nothing, that the cache can be made.
+
+    Raises:
+      ImportError: if SeqIO is not installed.
+      ValueError: if it cannot be written, SeqIO knows no such mixture or evaluation task, or a
+        corpus has more than `largest` documents.
+    """
+    preflight.check_writable(data.cache_dir)
+    seqio_tasks = _seqio_tasks(data)
+    for name in data.evaluation_tasks:
+        seqio_tasks.registered(name)
+    for corpus, size in seqio_tasks.num_documents(data.mixture_or_task_name).items():
+        if largest is not None and size is not None and size > largest:
+            raise ValueError(
+                f"corpus {corpus!r} has {size} documents, and DataConfig.max_documents allows "
+                f"{largest} to be written into {data.cache_dir} on the way; write them with "
+                "--run_mode=cache and the same flags first."
+            )
+
+
+def _seqio_tasks(data: DataConfig) -> ModuleType:
+    """Imports the bridge to SeqIO, and the modules that register tasks."""
+    try:
+        seqio_tasks = importlib.import_module("alexatm_jax.data.seqio_tasks")
+    except ImportError as error:
+        held = sorted(path.stem for path in Path(data.cache_dir).glob("mixtures/*.json"))
+        raise ImportError(
+            f"the cache {data.cache_dir} lacks {data.mixture_or_task_name!r} or its evaluation "
+            f"tasks, it has the mixtures {held}, and SeqIO cannot be imported to make others "
+            f"({error}); install alexatm_jax[data], or copy a cache made elsewhere with "
+            "--run_mode=cache."
+        ) from error
+    for module in data.task_modules:
+        importlib.import_module(module)
+    return seqio_tasks
+
+
+def is_cached(data: DataConfig) -> bool:
+    """Tells whether the cache names the mixture and all evaluation tasks, sound or not."""
     folder = Path(data.cache_dir)
     wanted = [folder / "mixtures" / f"{data.mixture_or_task_name}.json"]
     wanted += [folder / "evaluation" / f"{name}.json" for name in data.evaluation_tasks]

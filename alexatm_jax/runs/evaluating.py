@@ -17,6 +17,7 @@ from alexatm_jax.model import ModelConfig
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.runs.answering import DecodingConfig, load_text_model
 from alexatm_jax.runs.caching import DataConfig, open_cache
+from alexatm_jax.training import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def evaluate(
     with preflight.refusing():
         names = _matching(tasks, data.evaluation_tasks)
         preflight.check_writable(output_dir)
+        checkpoint.locate(checkpoint_path)
     open_cache(data)
     with preflight.refusing():
         few_shot_tasks = [
@@ -59,7 +61,7 @@ def evaluate(
             model, checkpoint_path, data.cache_dir, decoding, partitioning
         )
         for task in few_shot_tasks:
-            prompts = prompts_of(task, shots=shots, seed=seed, max_items=max_items)
+            prompts = prompts_of(task, shots=shots, modes=modes, seed=seed, max_items=max_items)
             logger.info("example of %s: %s", task.name, prompts[-1])
             text_model.check_prompts(prompts)
     rows: list[Row] = []

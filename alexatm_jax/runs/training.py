@@ -16,7 +16,7 @@ from alexatm_jax.data import cache, pipeline
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
-from alexatm_jax.runs.caching import DataConfig, open_cache
+from alexatm_jax.runs.caching import DataConfig, check_can_build, is_cached, open_cache
 from alexatm_jax.training import checkpoint, loop
 from alexatm_jax.training.state import abstract_params
 
@@ -56,7 +56,12 @@ def train(
         reader_config = pipeline.ReaderConfig(
             batch_size, *lengths, seed=data_seed, num_streams=num_streams, packing=packing
         )
-        preflight.claim_model_dir(model_dir, {"mixture": data.mixture_or_task_name})
+        about = {"mixture": data.mixture_or_task_name}
+        preflight.check_model_dir(model_dir, own=[data.cache_dir])
+        if not is_cached(data):
+            check_can_build(data, data.max_documents)
+            # The cache may lie within: were its making cut short, the folder would seem foreign.
+            preflight.claim_model_dir(model_dir, about)
     mixture = open_cache(data)
     with preflight.refusing():
         vocabulary = cache.read_vocabulary(data.cache_dir)
@@ -67,7 +72,6 @@ def train(
             "mixture": mixture.mixture,
             "gin": config_text,
         }
-        _check_earlier_checkpoint(model_dir, provenance)
         for task in mixture.tasks:
             logger.info("example of %s", cache.rendered_example(data.cache_dir, task))
         reader = pipeline.open_reader(
@@ -77,6 +81,8 @@ def train(
             host_index=jax.process_index(),
             host_count=jax.process_count(),
         )
+        _check_earlier_checkpoint(model_dir, provenance, reader)
+        preflight.claim_model_dir(model_dir, about)
         if config_text:
             (Path(model_dir) / "config.gin").write_text(config_text, encoding="utf-8")
     logger.info("mesh: %s", preflight.describe_mesh(mesh))
@@ -100,9 +106,14 @@ def train(
     plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
 
 
-def _check_earlier_checkpoint(model_dir: str, provenance: dict[str, Any]) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        folder = Path(model_dir) / "checkpoints"
-        if any(folder.glob("[0-9]*")):
-            found = checkpoint.read_provenance(folder)
-            checkpoint.check_provenance(found, provenance, str(folder))
+def _check_earlier_checkpoint(
+    model_dir: str, provenance: dict[str, Any], reader: pipeline.BatchReader
+) -> None:
+    """Checks that the run can go on from its newest checkpoint, if it has one."""
+    folder = Path(model_dir) / "checkpoints"
+    # A save that was cut short leaves a longer name.
+    if not any(path.name.isdigit() for path in folder.glob("*")):
+        return
+    found = checkpoint.read_provenance(folder)
+    checkpoint.check_provenance(found, provenance, str(folder))
+    reader.set_state(checkpoint.read_reader_state(folder))

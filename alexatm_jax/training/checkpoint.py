@@ -107,19 +107,28 @@ def locate(path: str | Path) -> tuple[Path, int]:
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
     """Reads what a checkpoint was made with, without its arrays."""
+    return _read_json(path, "provenance")
+
+
+def read_reader_state(path: str | Path) -> dict[str, Any]:
+    """Reads where the data reader stood, without the arrays."""
+    return _read_json(path, "reader")
+
+
+def _read_json(path: str | Path, item: str) -> dict[str, Any]:
     folder, step = locate(path)
     with ocp.CheckpointManager(folder) as manager:
         try:
             restored = manager.restore(
-                step, args=ocp.args.Composite(provenance=ocp.args.JsonRestore())
+                step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
             )
         except (OSError, KeyError, ValueError) as error:
             raise CheckpointError(
-                f"checkpoint {step} in {folder} has no readable provenance ({error}); was it "
+                f"checkpoint {step} in {folder} has no readable {item} ({error}); was it "
                 "written by alexatm?"
             ) from error
-    provenance: dict[str, Any] = restored.provenance
-    return provenance
+    content: dict[str, Any] = restored[item]
+    return content
 
 
 def read_params(path: str | Path, abstract_params: Any) -> tuple[Any, int]:
