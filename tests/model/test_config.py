@@ -1,0 +1,38 @@
+"""A bad configuration is refused by the name of its field."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from alexatm_jax.model.config import ModelConfig
+
+INTEGERS = [field.name for field in dataclasses.fields(ModelConfig) if field.type == "int"]
+CHOICES = ("norm", "activation", "remat", "position_init", "dtype", "param_dtype")
+RATES = ("dropout_rate", "encoder_attention_dropout_rate", "decoder_attention_dropout_rate")
+
+
+@pytest.mark.parametrize("name", INTEGERS)
+def test_sizes_are_positive(tiny, name):
+    with pytest.raises(ValueError, match=f"ModelConfig.{name} is 0"):
+        tiny(**{name: 0})
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_an_unknown_word_is_answered_with_the_known_ones(tiny, name):
+    with pytest.raises(ValueError, match=rf"ModelConfig.{name} is 'typo'; choose one of \('"):
+        tiny(**{name: "typo"})
+
+
+@pytest.mark.parametrize("name", RATES)
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_rates_are_below_one(tiny, name, rate):
+    with pytest.raises(ValueError, match=f"ModelConfig.{name} is"):
+        tiny(**{name: rate})
+
+
+def test_heads_divide_the_width(tiny):
+    assert tiny(d_model=12, num_heads=4).head_dim == 3
+    with pytest.raises(ValueError, match="d_model 12 does not divide into 5 heads"):
+        tiny(num_heads=5)

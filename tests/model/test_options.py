@@ -1,0 +1,173 @@
+"""Options that change how the model computes, and what they leave alone."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.extend.core import jaxprs_in_params
+
+from alexatm_jax.model import Transformer
+
+ONE_LAYER = dict(num_encoder_layers=1, num_decoder_layers=1)
+
+
+@pytest.fixture(scope="module")
+def batch(pack, example):
+    return pack([[example(5, 4), example(3, 6)], [example(7, 9, first=9)]], 9, 10)
+
+
+def logits_of(config, params, batch, **rngs) -> np.ndarray:
+    apply = jax.jit(functools.partial(Transformer(config).apply, {"params": params}))
+    return np.asarray(apply(**batch, rngs=rngs))
+
+
+def stacked(params, config):
+    """Stacks `layer_0`, `layer_1`, ... of both stacks, as scanning wants them."""
+
+    def stack(tree, num_layers):
+        layers = [tree[f"layer_{n}"] for n in range(num_layers)]
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        return {"layers": together, "final_norm": tree["final_norm"]}
+
+    return params | {
+        "encoder": stack(params["encoder"], config.num_encoder_layers),
+        "decoder": stack(params["decoder"], config.num_decoder_layers),
+    }
+
+
+def test_scanned_and_unrolled_layers_agree(tiny, random_params, batch):
+    unrolled, scanned = tiny(scan_layers=False), tiny(scan_layers=True)
+    params = random_params(Transformer(unrolled))
+    restacked = stacked(params, unrolled)
+    assert jax.tree.structure(restacked) == jax.tree.structure(random_params(Transformer(scanned)))
+    wanted = logits_of(unrolled, params, batch)
+    np.testing.assert_allclose(logits_of(scanned, restacked, batch), wanted, atol=1e-5)
+
+
+def count_products(jaxpr) -> int:
+    """Counts matrix products, once each, in a jaxpr and all that it calls."""
+    count = 0
+    for equation in jaxpr.eqns:
+        count += equation.primitive.name == "dot_general"
+        for inner in jaxprs_in_params(equation.params):
+            count += count_products(inner)
+    return count
+
+
+def squared_logits(config, batch):
+    model = Transformer(config)
+    return lambda params: jnp.square(model.apply({"params": params}, **batch)).mean()
+
+
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_remat_recomputes_more(tiny, random_params, batch, scan_layers):
+    products = []
+    for remat in ("none", "dots", "full"):
+        config = tiny(scan_layers=scan_layers, remat=remat)
+        gradient = jax.grad(squared_logits(config, batch))
+        params = random_params(Transformer(config))
+        products.append(count_products(jax.make_jaxpr(gradient)(params).jaxpr))
+    assert products[0] < products[1] < products[2]
+
+
+def test_remat_changes_no_gradient(tiny, random_params, batch):
+    params = random_params(Transformer(tiny(**ONE_LAYER)))
+    gradients = [
+        jax.jit(jax.grad(squared_logits(tiny(remat=remat, **ONE_LAYER), batch)))(params)
+        for remat in ("none", "dots", "full")
+    ]
+    for other in gradients[1:]:
+        jax.tree.map(
+            lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-4),
+            other,
+            gradients[0],
+        )
+
+
+@pytest.mark.parametrize("share_embeddings", [False, True])
+@pytest.mark.parametrize("tie_lm_head", [False, True])
+def test_tables_exist_once_each(tiny, share_embeddings, tie_lm_head):
+    config = tiny(share_embeddings=share_embeddings, tie_lm_head=tie_lm_head)
+    model = Transformer(config)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    params = nn.unbox(jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"])
+    tables = {name for name in ("encoder_tokens", "decoder_tokens", "lm_head") if name in params}
+    dropped = {"decoder_tokens"} if share_embeddings else set()
+    dropped |= {"lm_head"} if tie_lm_head else set()
+    assert tables == {"encoder_tokens", "decoder_tokens", "lm_head"} - dropped
+
+    made = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+    name = "lm_head"
+    if tie_lm_head:
+        name = "encoder_tokens" if share_embeddings else "decoder_tokens"
+    made[name]["table"] += 7
+    assert (model.apply({"params": made}, method="output_table") == 7).all()
+
+
+def test_dropout_needs_a_key_and_repeats_with_it(tiny, random_params, batch):
+    config = tiny(**ONE_LAYER, dropout_rate=0.1)
+    model = Transformer(config)
+    params = random_params(model)
+    apply = jax.jit(lambda key: model.apply({"params": params}, **batch, rngs={"dropout": key}))
+    first, again, other = map(apply, map(jax.random.key, (0, 0, 1)))
+    np.testing.assert_array_equal(first, again)
+    real = batch["decoder_segment_ids"] > 0
+    assert np.abs(first - other).max(axis=-1)[real].min() > 1e-4
+
+    # Without a key, the rates are as good as zero.
+    without = logits_of(config, params, batch)
+    np.testing.assert_array_equal(without, logits_of(tiny(**ONE_LAYER), params, batch))
+
+
+@pytest.mark.parametrize(
+    ("rates", "encoder_moves", "decoder_moves"),
+    [
+        (dict(encoder_attention_dropout_rate=0.5), True, True),
+        (dict(decoder_attention_dropout_rate=0.5), False, True),
+    ],
+)
+def test_attention_dropout_is_set_apart_for_each_stack(
+    tiny, random_params, batch, rates, encoder_moves, decoder_moves
+):
+    config = tiny(**ONE_LAYER, **rates)
+    model = Transformer(config)
+    params = random_params(model)
+    encoder = [batch[f"encoder_{name}"] for name in ("input_tokens", "positions", "segment_ids")]
+
+    @jax.jit
+    def both(key):
+        apply = functools.partial(model.apply, {"params": params}, rngs={"dropout": key})
+        return apply(*encoder, method="encode"), apply(**batch)
+
+    (encoded, logits), (other_encoded, other_logits) = map(both, map(jax.random.key, (0, 1)))
+    assert bool((encoded != other_encoded).any()) == encoder_moves
+    assert bool((logits != other_logits).any()) == decoder_moves
+
+
+def test_bfloat16_stays_close_to_float32(tiny, random_params, batch):
+    params = random_params(Transformer(tiny()))
+    wanted = logits_of(tiny(), params, batch)
+    half = tiny(dtype="bfloat16")
+    got = logits_of(half, params, batch)
+    real = batch["decoder_segment_ids"] > 0
+    assert got.dtype == np.float32
+    error = np.abs(got - wanted)[real]
+    assert 0 < error.max() and np.sqrt((error**2).mean()) < 0.03 * wanted[real].std()
+
+    hidden = jax.eval_shape(
+        lambda: Transformer(half).apply({"params": params}, **batch, method="hidden_states")
+    )
+    assert hidden.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+def test_parameters_have_the_dtype_asked_for(tiny, param_dtype):
+    model = Transformer(tiny(param_dtype=param_dtype))
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(param_dtype)}
