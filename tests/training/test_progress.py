@@ -1,0 +1,102 @@
+"""The numbers of a progress line, and what a restart leaves of the log."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from alexatm_jax.model.flops import Work, training_flops
+from alexatm_jax.training.progress import ProgressLog, line, summarise
+
+SUMS = {
+    "loss": np.array([30.0, 8.0]),
+    "weight": np.array([10.0, 4.0]),
+    "steps": np.array(4.0),
+    "gradient_norm": np.array(6.0),
+    "encoder_tokens": np.array(20.0),
+    "decoder_tokens": np.array(14.0),
+    "encoder_pairs": np.array(100.0),
+    "decoder_pairs": np.array(60.0),
+    "cross_pairs": np.array(90.0),
+}
+
+
+@pytest.fixture
+def row_of(tiny):
+    def make(**changes):
+        return summarise(
+            SUMS | changes,
+            config=tiny().config,
+            step=12,
+            total_steps=20,
+            seconds=2.0,
+            input_wait_seconds=0.5,
+            learning_rate=0.25,
+        )
+
+    return make
+
+
+def test_sums_become_means_and_rates(tiny, row_of):
+    row = row_of()
+    flops = training_flops(tiny().config, Work(20, 14, 100, 60, 90))
+    assert row == pytest.approx(
+        {
+            "step": 12,
+            "loss": 38 / 14,
+            "loss/denoising": 3.0,
+            "loss/clm": 2.0,
+            "learning_rate": 0.25,
+            "gradient_norm": 1.5,
+            "encoder_tokens": 20,
+            "decoder_tokens": 14,
+            "tokens_per_second": 17,
+            "model_flops_per_second": flops / 2,
+            "input_wait": 0.25,
+            "seconds": 2.0,
+            "eta_seconds": 4.0,  # 8 steps to go, half a second each
+        }
+    )
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_an_objective_without_tokens_has_no_loss(row_of):
+    row = row_of(loss=np.array([0.0, 8.0]), weight=np.array([0.0, 4.0]))
+    assert "loss/denoising" not in row and row["loss"] == row["loss/clm"] == 2
+
+
+def test_the_line_shows_what_one_watches(row_of):
+    text = line(row_of() | {"model_flops_per_second": 3.21e12, "eta_seconds": 125.4}, 20)
+    assert text == (
+        "step 12/20  loss: denoising 3.000  clm 2.000  17 tok/s  3.2 TFLOP/s  "
+        "input wait 25%  ETA 2:05"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(2.5e15, "2.5 P"), (1e12, "1.0 T"), (9.99e11, "999.0 G"), (4e6, "4.0 M"), (0, "0.0 M")],
+)
+def test_flops_are_shown_in_a_unit_that_fits(row_of, value, shown):
+    assert f"  {shown}FLOP/s  " in line(row_of() | {"model_flops_per_second": value}, 20)
+
+
+def test_rows_after_the_restored_step_are_dropped(tmp_path, row_of):
+    path = tmp_path / "metrics.jsonl"
+    rows = [row_of() | {"step": step} for step in (2, 4, 6)]
+    # Killed while writing: the last line was cut off.
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "lo')
+    log = ProgressLog(tmp_path, restored_step=4, total_steps=9)
+    log.write(row_of() | {"step": 6, "loss": 1.5})
+    log.close()
+    written = [json.loads(text) for text in path.read_text().splitlines()]
+    assert [row["step"] for row in written] == [2, 4, 6]
+    assert written[:2] == rows[:2] and written[2]["loss"] == 1.5
+    assert any((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_new_run_starts_a_log(tmp_path, row_of):
+    ProgressLog(tmp_path, restored_step=0, total_steps=9).close()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
