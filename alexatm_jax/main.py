@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import gin
 from absl import app, flags
+from absl import logging as absl_logging
 
 from alexatm_jax import gin_config
 from alexatm_jax.preflight import Refusal, check_types, refusing
@@ -53,6 +53,7 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 
 def run(_: Sequence[str]) -> None:
     """Runs the mode that the flags ask for; a refusal exits with code 2."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         execute(FLAGS.run_mode, FLAGS.gin_file, FLAGS.gin_bindings, FLAGS.gin_search_paths)
     except Refusal as refusal:
@@ -94,28 +95,38 @@ def configured(run_mode: str) -> tuple[Callable[..., Any], dict[str, Any]]:
     function = getattr(importlib.import_module(module), name)
     try:
         bound = gin.get_bindings(function, resolve_references=False)
-    except ValueError as error:  # gin knows only functions that some file mentions
-        raise gin_config.ConfigError(
-            f"--run_mode={run_mode} calls {RUN_MODES[run_mode]}, to which no gin file binds "
-            "anything; add the --gin_file of gin/runs/ that is for this mode."
-        ) from error
+    except ValueError:  # gin knows only functions that some file mentions
+        bound = {}
     signature = inspect.signature(function)
     if missing := _missing(signature, bound):
         raise gin_config.ConfigError(
-            f"{RUN_MODES[run_mode]} lacks {', '.join(missing)}; bind them, or include the "
-            "file of gin/runs/ that does."
+            f"--run_mode={run_mode} calls {RUN_MODES[run_mode]}, and no gin file binds its "
+            f"{', '.join(missing)}; add the --gin_file of gin/runs/ that is for this mode."
         )
+    _check_bound_types(function)
     try:
         arguments = gin.get_bindings(function)
     except TypeError as error:
         raise gin_config.ConfigError(
-            f"a value is missing or of the wrong type: {error}. Correct it; "
-            "a missing ModelConfig comes with a file of gin/models/."
+            f"gin cannot make the arguments of {RUN_MODES[run_mode]}: {error}. Bind what is "
+            "missing, or include the file that does: ModelConfig is in those of gin/models/."
         ) from error
-    check_types(name, typing.get_type_hints(function), arguments)
     if "config_text" in signature.parameters:
         arguments["config_text"] = gin_config.operative_text()
     return function, arguments
+
+
+def _check_bound_types(function: Any) -> None:
+    """Checks what gin binds to a function, and to all that it refers to, before it is made."""
+    literals: dict[str, Any] = {}
+    for name, value in gin.get_bindings(function, resolve_references=False).items():
+        if not isinstance(value, gin.config.ConfigurableReference):
+            literals[name] = value
+        elif value.selector.endswith("macro"):
+            literals[name] = value.scoped_configurable_fn()
+        else:
+            _check_bound_types(value.configurable.wrapped)
+    check_types(function.__name__, typing.get_type_hints(function), literals)
 
 
 def _missing(signature: inspect.Signature, bound: Mapping[str, Any]) -> list[str]:
@@ -125,8 +136,6 @@ def _missing(signature: inspect.Signature, bound: Mapping[str, Any]) -> list[str
 
 def main() -> None:
     """Entry point of the `alexatm` command."""
-    # TensorFlow, which only the data side imports, says much that is no news.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = logging.getLogger("alexatm_jax")

@@ -1,9 +1,9 @@
 """The demo's tasks: dates, amounts and units of Unicode CLDR in 12 languages.
 
-cldr_denoising, cldr_clm            pre-training, of one corpus `cldr`
-cldr_pretrain                       their mixture as in recipe §3: 80 % and 20 %
-cldr_demo                           the demo's mixture: 40 % and 60 %
-cldr_{date,unit,money}_{named,unnamed}   few-shot; is the language named in the prompt?
+* `cldr_denoising`, `cldr_clm`: pre-training, of one corpus `cldr`.
+* `cldr_pretrain`: their mixture as in recipe §3, 80 % and 20 %.
+* `cldr_demo`: the demo's mixture, 40 % and 60 %.
+* `cldr_{date,unit,money}_{named,unnamed}`: few-shot; is the language named in the prompt?
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ add_pretraining_tasks(
     VOCABULARY,
     {"denoising": Denoising(), "clm": CausalLM(position_end=POSITION_END)},
     description=f"CLDR of Babel {babel_version}, {NUM_DOCUMENTS['train']} documents of "
-    f"{cldr.LINES} lines, seed {SEEDS['train']}",
+    f"{cldr.LINE_COUNTS} lines, seed {SEEDS['train']}",
 )
 seqio.MixtureRegistry.add("cldr_pretrain", [("cldr_denoising", 0.8), ("cldr_clm", 0.2)])
 seqio.MixtureRegistry.add("cldr_demo", [("cldr_denoising", 0.4), ("cldr_clm", 0.6)])

@@ -244,7 +244,10 @@ def ensure_corpus(
         vocabulary_size=vocabulary.size,
     )
     speed = written.num_tokens / (time.monotonic() - start)
-    logger.info("Wrote %s at %.0f tokens/s.", written, speed)
+    logger.info(
+        "cached corpus %s (%s): %d documents, %d tokens, %.0f tokens/s; %d empty left out",
+        *(corpus, source, written.num_documents, written.num_tokens, speed, written.num_empty),
+    )
     return written
 
 

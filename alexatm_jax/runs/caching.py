@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -84,7 +86,8 @@ def check_can_build(data: DataConfig, largest: int | None) -> None:
 def _seqio_tasks(data: DataConfig) -> ModuleType:
     """Imports the bridge to SeqIO, and the modules that register tasks."""
     try:
-        seqio_tasks = importlib.import_module("alexatm_jax.data.seqio_tasks")
+        with _without_native_chatter():
+            seqio_tasks = importlib.import_module("alexatm_jax.data.seqio_tasks")
     except ImportError as error:
         held = sorted(path.stem for path in Path(data.cache_dir).glob("mixtures/*.json"))
         raise ImportError(
@@ -96,6 +99,19 @@ def _seqio_tasks(data: DataConfig) -> ModuleType:
     for module in data.task_modules:
         importlib.import_module(module)
     return seqio_tasks
+
+
+@contextlib.contextmanager
+def _without_native_chatter() -> Iterator[None]:
+    """Hides what C++ writes to stderr: TensorFlow 2.21 heeds no setting while it is imported."""
+    with open(os.devnull, "wb") as nowhere:
+        stderr = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def is_cached(data: DataConfig) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jax
 from alexatm_jax import preflight
 from alexatm_jax.batch import batch_shapes
 from alexatm_jax.data import cache, pipeline
+from alexatm_jax.data.vocabulary import write_atomically
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
@@ -102,8 +104,20 @@ def train(
             batch_shapes(batch_size, *lengths),
             model_dir,
             provenance,
+            on_checkpoint=lambda state: _report_data(reader.statistics(state), model_dir),
         )
     plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+
+
+def _report_data(statistics: dict[str, Any], model_dir: str) -> None:
+    """Logs packing efficiency and realised token shares; keeps them in data_statistics.json."""
+    shares = ", ".join(
+        f"{name} {task['token_share']:.1%} of tokens in {task['epochs']:.2f} epochs"
+        for name, task in statistics["tasks"].items()
+    )
+    logger.info("data so far: rows %.1f %% full; %s", 100 * statistics["fill"], shares)
+    content = (json.dumps(statistics, indent=1) + "\n").encode()
+    write_atomically(Path(model_dir) / "data_statistics.json", content)
 
 
 def _check_earlier_checkpoint(

@@ -81,6 +81,7 @@ def train(
     batch_shapes: dict[str, tuple[int, ...]],
     model_dir: str | Path,
     provenance: dict[str, Any],
+    on_checkpoint: Callable[[dict[str, Any]], None] = lambda reader_state: None,
 ) -> TrainState:
     """Trains to `train_steps`, continuing from the newest checkpoint in `model_dir` if any.
 
@@ -92,6 +93,7 @@ def train(
       batch_shapes: of the global batch, from `alexatm_jax.batch.batch_shapes`.
       model_dir: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
       provenance: kept with every checkpoint.
+      on_checkpoint: called with the reader's state whenever one is saved.
 
     Returns:
       The final state.
@@ -114,6 +116,7 @@ def train(
             due = _steps(state, reader, train_step, model, config, mesh, log)
             for state, reader_state in due:
                 checkpoints.save(state, reader_state, provenance)
+                on_checkpoint(reader_state)
         finally:
             log.close()
     return state
