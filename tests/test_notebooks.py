@@ -41,9 +41,7 @@ def test_notebooks_are_kept_without_outputs(path):
 
 def test_quickstart_trains_briefly_then_takes_a_trained_model(tmp_path):
     nowhere = str(tmp_path / "nowhere")
-    first = execute(
-        QUICKSTART, tmp_path, ALEXATM_RUN_DIR=nowhere, ALEXATM_QUICKSTART_STEPS="20"
-    )
+    first = execute(QUICKSTART, tmp_path, ALEXATM_RUN_DIR=nowhere, ALEXATM_QUICKSTART_STEPS="20")
     text = printed(first)
     assert "step 20/20" in text
     assert "encoder reads:  [CLM]" in text
