@@ -25,7 +25,13 @@ from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training.checkpoint import Checkpoints
 from alexatm_jax.training.optimizer import AdamW
 from alexatm_jax.training.progress import ProgressLog, summarise
-from alexatm_jax.training.state import TrainState, abstract_state, create_state, state_shardings
+from alexatm_jax.training.state import (
+    Sums,
+    TrainState,
+    abstract_state,
+    create_state,
+    state_shardings,
+)
 from alexatm_jax.training.step import TrainStep, make_train_step
 
 logger = logging.getLogger(__name__)
@@ -109,6 +115,9 @@ def train(
             abstract = abstract_state(model, optimizer, shardings)
             state, reader_state = checkpoints.restore(restored, abstract)
             logger.info("continuing from the checkpoint of step %d", restored)
+            if restored >= config.train_steps:
+                logger.info("nothing to do: %d steps were asked for", config.train_steps)
+                return state
         train_step = _compile(model, optimizer, config, partitioning, shardings, mesh, batch_shapes)
         reader = open_reader(reader_state)
         log = ProgressLog(model_dir, restored or 0, config.train_steps)
@@ -178,10 +187,16 @@ def _steps(
             waited += time.perf_counter() - asked
             check_batch(batch)
             state, sums = train_step(state, to_devices(batch, rows))
-            last = done == config.train_steps or terminated()
-            if done % config.log_period_steps == 0 or last:
+            # Asked once a step: a signal that comes later stops, and saves, the next one.
+            last, stopping = done == config.train_steps, terminated()
+            line_due = last or done % config.log_period_steps == 0
+            save_due = last or stopping or done % config.checkpoint_period_steps == 0
+            if line_due or save_due:
+                totals = jax.device_get(sums)
+                _check_finite(totals, done)
+            if line_due:
                 row = summarise(
-                    jax.device_get(sums),
+                    totals,
                     config=model.config,
                     step=done,
                     total_steps=config.train_steps,
@@ -189,20 +204,21 @@ def _steps(
                     input_wait_seconds=waited,
                     learning_rate=float(config.optimizer.schedule(done - 1)),
                 )
-                _check_finite(row)
                 log.write(row)
                 start, waited = time.perf_counter(), 0.0
-            if done % config.checkpoint_period_steps == 0 or last:
+            if save_due:
                 yield state, reader_state
-            if terminated():
+            if stopping:
                 raise SystemExit(f"stopped by SIGTERM after step {done}; the same command goes on.")
 
 
-def _check_finite(row: dict[str, float]) -> None:
-    if not math.isfinite(row["loss"]):
+def _check_finite(sums: Sums, step: int) -> None:
+    loss, norm = float(sums["loss"].sum()), float(sums["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         raise FloatingPointError(
-            f"the loss of step {row['step']:.0f} is {row['loss']}; nothing was saved since "
-            "the last checkpoint: lower the learning rate or clip_norm and start again from there."
+            f"by step {step} the loss is {loss} and the gradient's norm {norm}; nothing was saved "
+            "since the last checkpoint: lower the learning rate or clip_norm and start again "
+            "from there."
         )
 
 

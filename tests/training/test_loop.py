@@ -1,0 +1,176 @@
+"""The real loop on made-up batches: it learns, stops anywhere, and goes on exactly."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from alexatm_jax.batch import batch_shapes
+from alexatm_jax.partitioning import Partitioning
+from alexatm_jax.training import loop
+from alexatm_jax.training.checkpoint import locate, read_provenance
+from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.progress import ProgressLog
+
+LOSSES = ("step", "loss", "loss/denoising", "loss/clm", "gradient_norm", "decoder_tokens")
+
+
+class Stopped(Exception):
+    """What a test's reader raises, in the place of a kill."""
+
+
+@pytest.fixture(scope="module")
+def run(tiny, adamw, make_batch):
+    """Trains on one device into a folder; `before(i)` is called before the i-th batch is read."""
+
+    def train(folder, *, model=None, before=lambda index: None, batch_of=make_batch, **changes):
+        settings = dict(train_steps=7, optimizer=adamw(), log_period_steps=2, num_microbatches=2)
+        config = TrainingConfig(**(settings | dict(checkpoint_period_steps=3) | changes))
+        model = model or tiny()
+
+        def open_reader(state):
+            index = 0 if state is None else state["next"]
+            while True:
+                before(index)
+                index += 1
+                yield batch_of(index - 1), {"next": index}
+
+        partitioning = Partitioning()
+        shape = batch_of(0)["encoder_segment_ids"].shape, batch_of(0)["decoder_segment_ids"].shape
+        return loop.train(
+            model,
+            config,
+            partitioning,
+            partitioning.make_mesh(jax.devices()[:1]),
+            open_reader,
+            batch_shapes(*shape[0], shape[1][1]),
+            folder,
+            {"model": dataclasses.asdict(model.config), "vocabulary_sha256": "abc"},
+        )
+
+    return train
+
+
+def losses_in(folder) -> list[dict]:
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{name: row[name] for name in LOSSES} for row in rows]
+
+
+def saved_steps(folder) -> list[int]:
+    return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+
+
+def assert_identical(state, other) -> None:
+    jax.tree.map(np.testing.assert_array_equal, state, other)
+
+
+@pytest.fixture(scope="module")
+def unbroken(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, run(folder)
+
+
+def test_a_run_leaves_its_log_and_checkpoints(unbroken, tiny):
+    folder, state = unbroken
+    assert [row["step"] for row in losses_in(folder)] == [2, 4, 6, 7]
+    assert saved_steps(folder) == [3, 6, 7]
+    assert int(state.step) == 7
+    assert locate(folder) == (folder / "checkpoints", 7)
+    assert read_provenance(folder)["model"] == dataclasses.asdict(tiny().config)
+
+
+@pytest.mark.parametrize("killed_at", [2, 4, 6], ids=lambda step: f"after_step_{step}")
+def test_a_killed_run_goes_on_bit_for_bit(unbroken, run, tmp_path, killed_at):
+    """Killed before the first checkpoint, after a line that will be repeated, after both."""
+
+    def kill(index):
+        if index == killed_at:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        run(tmp_path, before=kill)
+    assert saved_steps(tmp_path) == [step for step in (3, 6) if step <= killed_at]
+    seen = []
+    state = run(tmp_path, before=seen.append)
+    assert seen[0] == killed_at // 3 * 3, "batches before the checkpoint are not read again"
+    folder, wanted = unbroken
+    assert losses_in(tmp_path) == losses_in(folder)
+    assert_identical(state, wanted)
+
+
+def test_a_finished_run_has_nothing_to_do(unbroken, run):
+    folder, wanted = unbroken
+    rows = losses_in(folder)
+    assert_identical(run(folder, before=lambda index: pytest.fail("a batch was read")), wanted)
+    assert losses_in(folder) == rows
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_sigterm_saves_and_exits(unbroken, run, tmp_path):
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="stopped by SIGTERM after step 5"):
+        run(tmp_path, before=lambda index: index == 4 and terminate())
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert saved_steps(tmp_path) == [3, 5]
+    state = run(tmp_path)
+    folder, wanted = unbroken
+    assert losses_in(tmp_path) == losses_in(folder)
+    assert_identical(state, wanted)
+
+
+def test_sigterm_while_a_line_is_written_saves_too(run, tmp_path, monkeypatch):
+    write = ProgressLog.write
+
+    def write_and_terminate(self, row):
+        write(self, row)
+        if row["step"] == 4:
+            terminate()
+
+    monkeypatch.setattr(ProgressLog, "write", write_and_terminate)
+    with pytest.raises(SystemExit, match="stopped by SIGTERM after step") as stopped:
+        run(tmp_path)
+    assert f"after step {saved_steps(tmp_path)[-1]};" in str(stopped.value)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(run, adamw, tmp_path):
+    diverging = dict(optimizer=adamw(1e38, clip_norm=None), checkpoint_period_steps=1)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        run(tmp_path, log_period_steps=4, **diverging)
+    assert saved_steps(tmp_path) == [1]
+
+
+def test_one_batch_is_learnt_by_heart(run, tiny, adamw, make_batch, tmp_path):
+    model = tiny(
+        d_model=32, d_ff=64, dropout_rate=0.0, encoder_attention_dropout_rate=0.0, norm="published"
+    )
+    batch = make_batch(0)
+    run(
+        tmp_path,
+        model=model,
+        batch_of=lambda index: batch,
+        optimizer=adamw(0.01, weight_decay=0.0),
+        train_steps=120,
+        log_period_steps=20,
+        checkpoint_period_steps=1000,
+        loss_chunk_length=3,
+    )
+    rows = losses_in(tmp_path)
+    assert rows[0]["loss"] > 1 and rows[-1]["loss"] < 0.05
+    assert max(rows[-1]["loss/denoising"], rows[-1]["loss/clm"]) < 0.05
+
+
+@pytest.mark.parametrize(
+    "name", ["train_steps", "num_microbatches", "log_period_steps", "checkpoint_period_steps"]
+)
+def test_counts_are_positive(adamw, name):
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        TrainingConfig(**({"train_steps": 1, "optimizer": adamw()} | {name: 0}))
