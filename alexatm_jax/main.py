@@ -1,6 +1,6 @@
 """The one binary: reads gin, calls one function per run mode.
 
-    alexatm --run_mode=train --gin_file=experiments/demo.gin --gin.TRAIN_STEPS=100
+    alexatm --run_mode=train --gin_file=experiments/demo.gin --gin.MODEL_DIR=runs/mine
 
 Flags and macro names are those that T5X's users know.
 """

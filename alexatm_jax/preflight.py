@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import tempfile
-import typing
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,7 +36,7 @@ def refusing() -> Iterator[None]:
 
 
 def check_types(owner: str, hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """Checks numbers, text and flags against annotations, in nested dataclasses too.
+    """Checks numbers, text and flags against their annotations.
 
     Args:
       owner: whose values these are, for the message.
@@ -49,10 +47,6 @@ def check_types(owner: str, hints: Mapping[str, Any], values: Mapping[str, Any])
       ValueError: naming the first value of another type than annotated.
     """
     for name, value in values.items():
-        if dataclasses.is_dataclass(value):
-            own = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-            check_types(type(value).__name__, typing.get_type_hints(type(value)), own)
-            continue
         hint = hints[name]
         wanted = set(hint.__args__) if isinstance(hint, UnionType) else {hint}
         if float in wanted:
