@@ -107,28 +107,14 @@ def locate(path: str | Path) -> tuple[Path, int]:
 
 def read_provenance(path: str | Path) -> dict[str, Any]:
     """Reads what a checkpoint was made with, without its arrays."""
-    return _read_json(path, "provenance")
+    provenance: dict[str, Any] = _read(path, "provenance", ocp.args.JsonRestore())[0]
+    return provenance
 
 
 def read_reader_state(path: str | Path) -> dict[str, Any]:
     """Reads where the data reader stood, without the arrays."""
-    return _read_json(path, "reader")
-
-
-def _read_json(path: str | Path, item: str) -> dict[str, Any]:
-    folder, step = locate(path)
-    with ocp.CheckpointManager(folder) as manager:
-        try:
-            restored = manager.restore(
-                step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()})
-            )
-        except (OSError, KeyError, ValueError) as error:
-            raise CheckpointError(
-                f"checkpoint {step} in {folder} has no readable {item} ({error}); was it "
-                "written by alexatm?"
-            ) from error
-    content: dict[str, Any] = restored[item]
-    return content
+    state: dict[str, Any] = _read(path, "reader", ocp.args.JsonRestore())[0]
+    return state
 
 
 def read_params(path: str | Path, abstract_params: Any) -> tuple[Any, int]:
@@ -137,12 +123,20 @@ def read_params(path: str | Path, abstract_params: Any) -> tuple[Any, int]:
     Returns:
       The parameters, and the step that they were saved at.
     """
+    return _read(path, "params", ocp.args.StandardRestore(abstract_params))
+
+
+def _read(path: str | Path, item: str, how: ocp.args.CheckpointArgs) -> tuple[Any, int]:
     folder, step = locate(path)
     with ocp.CheckpointManager(folder) as manager:
-        restored = manager.restore(
-            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
-        )
-    return restored.params, step
+        try:
+            restored = manager.restore(step, args=ocp.args.Composite(**{item: how}))
+        except (OSError, KeyError, ValueError) as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {folder} has no readable {item} ({error}); was it "
+                "written by alexatm? Remove it if it is damaged, and an earlier one serves."
+            ) from error
+    return restored[item], step
 
 
 def check_provenance(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
