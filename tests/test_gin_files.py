@@ -1,0 +1,84 @@
+"""Every gin file that comes with alexatm loads, and says at once what it leaves open."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gin
+import pytest
+
+from alexatm_jax import gin_config, main
+from alexatm_jax.model import ModelConfig
+from alexatm_jax.runs import answering, caching, evaluating, training
+
+SEARCH = gin_config.search_paths([])
+FOLDER = Path(SEARCH[-1])
+FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.gin"))
+MODELS = [name for name in FILES if name.startswith("models/")]
+
+
+def load(*names: str, bindings: tuple[str, ...] = ()) -> list[str]:
+    """Loads files and names what is missing."""
+    gin_config.load(names, bindings, SEARCH)
+    return [line.split(" ")[0] for line in gin_config.missing_required()]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_loads_and_has_a_header(name):
+    load(name)
+    assert (FOLDER / name).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_file_binds_a_whole_model_and_nothing_else(name):
+    assert load(name) == []
+    assert ModelConfig(**gin.get_bindings(ModelConfig)).d_model % 128 == 0
+    bound = {function.rsplit(".", 1)[-1] for _, function in gin.config._CONFIG}
+    assert bound == {"ModelConfig"}
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"),
+    [
+        ("runs/data.gin", ["MIXTURE_OR_TASK_NAME", "CACHE_DIR"]),
+        ("runs/pretrain.gin", ["MIXTURE_OR_TASK_NAME", "CACHE_DIR", "MODEL_DIR"]),
+        ("runs/few_shot.gin", ["MIXTURE_OR_TASK_NAME", "CACHE_DIR", "MODEL_DIR"]),
+        ("runs/infer.gin", ["CHECKPOINT_PATH", "CACHE_DIR", "PROMPTS_PATH", "INFER_OUTPUT_DIR"]),
+        ("runs/interactive.gin", ["CHECKPOINT_PATH", "CACHE_DIR"]),
+    ],
+)
+def test_a_run_file_lists_all_that_it_needs_at_once(name, missing):
+    assert load(name) == missing
+    with pytest.raises(gin_config.ConfigError) as raised:
+        gin_config.check_complete()
+    for macro in missing:
+        assert f"--gin.{macro}=VALUE" in str(raised.value)
+
+
+def test_the_demo_is_complete_for_its_modes():
+    assert load("experiments/demo.gin") == []
+    gin_config.check_complete()
+    modes = {"train": training.train, "eval": evaluating.evaluate, "cache": caching.build_cache}
+    for mode, function in modes.items():
+        found, arguments = main.configured(mode)
+        assert found is function
+        assert arguments["data"].mixture_or_task_name == "cldr_demo"
+
+
+@pytest.mark.parametrize(("mode", "name"), [("infer", "infer"), ("interactive", "interactive")])
+def test_a_demo_model_can_answer(mode, name):
+    paths = ("CHECKPOINT_PATH=a", "CACHE_DIR=b", "PROMPTS_PATH=c", "INFER_OUTPUT_DIR=d")
+    used = paths if mode == "infer" else paths[:2]
+    assert load("models/tiny.gin", f"runs/{name}.gin", bindings=used) == []
+    function, arguments = main.configured(mode)
+    assert function is getattr(answering, mode)
+    assert (arguments["checkpoint_path"], arguments["cache_dir"]) == ("a", "b")
+
+
+def test_a_run_says_with_its_checkpoints_how_it_was_configured():
+    load("experiments/demo.gin", bindings=("TRAIN_STEPS=7000",))
+    _, arguments = main.configured("train")
+    assert "TRAIN_STEPS = 7000" in arguments["config_text"]
+    assert arguments["training"].train_steps == 7000
+    schedule = arguments["training"].optimizer.schedule
+    assert schedule.total_steps == 7000

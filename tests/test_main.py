@@ -1,0 +1,97 @@
+"""The binary answers a mistake with exit code 2 and a message, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from alexatm_jax import main
+from alexatm_jax.preflight import Refusal
+
+DEMO = "experiments/demo.gin"
+
+
+def alexatm(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs the real command in a folder of its own."""
+    command = [sys.executable, "-m", "alexatm_jax.main", *flags]
+    environment = os.environ | {"ALEXATM_CACHE": str(cwd / "cache_of_vocabularies")}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("flags", "parts"),
+    [
+        ([], ["no --gin_file was given", "--gin_file=experiments/demo.gin"]),
+        (
+            [f"--gin_file={DEMO}", "--gin.MIXTURE_OR_TASK_NAME=cldr_dmo"],
+            ["'cldr_dmo'", "nearest", "cldr_demo,"],
+        ),
+    ],
+)
+def test_the_command_refuses_with_exit_code_2(tmp_path, flags, parts):
+    done = alexatm("--run_mode=train", *flags, cwd=tmp_path)
+    message = done.stderr[done.stderr.index("alexatm: ") :]
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for part in parts:
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusal(mode: str, *files: str, bindings: tuple[str, ...] = ()) -> str:
+    with pytest.raises(Refusal) as raised:
+        main.execute(mode, files, bindings)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "bindings", "parts"),
+    [
+        (["experiments/dmeo.gin"], (), ["no gin file", DEMO, "--gin_search_paths"]),
+        ([DEMO], ("MODLE_DIR=x",), ["--gin.MODLE_DIR:", "nearest: MODEL_DIR"]),
+        ([DEMO], ("ModelConfig.dmodel=8",), ["no parameter dmodel", "nearest: d_model"]),
+        ([DEMO], ("MODEL_DIR",), ["--gin.MODEL_DIR was given", "--gin.NAME=VALUE"]),
+        (
+            ["runs/pretrain.gin"],
+            (),
+            ["lacks 3", "MIXTURE_OR_TASK_NAME (", "CACHE_DIR (", "MODEL_DIR ("],
+        ),
+        (
+            ["runs/pretrain.gin"],
+            ("MODEL_DIR=a", "CACHE_DIR=b", "MIXTURE_OR_TASK_NAME=c"),
+            ["missing 6", "'vocab_size'", "gin/models/"],
+        ),
+        ([DEMO], ("TRAIN_STEPS=many",), [" is 'many', of type str; it must be int"]),
+        ([DEMO], ("BATCH_SIZE=1.5",), ["train.batch_size is 1.5", "must be int"]),
+        ([DEMO], ("ModelConfig.tie_lm_head=1",), ["ModelConfig.tie_lm_head is 1", "must be bool"]),
+        ([DEMO], ("TRAIN_STEPS=0",), ["decays from step"]),
+        ([DEMO], ("ModelConfig.dropout_rate=1",), ["dropout_rate is 1", "in [0, 1)"]),
+    ],
+    ids=str,
+)
+def test_mistakes_in_the_configuration_are_refused(tmp_path, monkeypatch, files, bindings, parts):
+    monkeypatch.chdir(tmp_path)
+    message = refusal("train", *files, bindings=bindings)
+    for part in parts:
+        assert part in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", sorted(main.RUN_MODES))
+def test_a_mode_without_its_files_names_what_is_unbound(mode):
+    message = refusal(mode, "models/tiny.gin")
+    assert f"--run_mode={mode} calls {main.RUN_MODES[mode]}, and no gin file binds" in message
+    assert "gin/runs/" in message
+
+
+def test_t5x_style_bindings_are_understood():
+    given = ["alexatm", "--run_mode=eval", "--gin.A='b=c'", "--gin_file=x", "--gin_bindings=D=1"]
+    assert main.expand_gin_flags(given) == [
+        *given[:2],
+        "--gin_bindings=A='b=c'",
+        *given[3:],
+    ]
