@@ -20,6 +20,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from alexatm_jax import gin_config
+from alexatm_jax.host_memory import keep_freed_memory
 from alexatm_jax.preflight import Refusal, check_types, refusing
 
 RUN_MODES = {
@@ -136,6 +137,7 @@ def _missing(signature: inspect.Signature, bound: Mapping[str, Any]) -> list[str
 
 def main() -> None:
     """Entry point of the `alexatm` command."""
+    keep_freed_memory()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     package = logging.getLogger("alexatm_jax")
