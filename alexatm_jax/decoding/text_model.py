@@ -58,7 +58,8 @@ class TextModel:
           max_prompt_tokens: longer prompts are refused; the model's positions by default.
           max_new_tokens: the most tokens of a generated answer.
           length_bucket: prompts and choices are padded to multiples of this.
-          position_end: if set, a prompt's positions end here, as in `CausalLM.position_end`.
+          position_end: if set, positions of a prompt that begins with `[CLM]` end here, as in
+            `CausalLM.position_end`; those of others count from 0, as in denoising.
 
         Raises:
           ValueError: if a length is beyond the model's positions.
@@ -182,7 +183,8 @@ class TextModel:
         shape = (self.batch_size, self._bucket(max(map(len, rows))))
         batch = Prompts(*(np.zeros(shape, np.int32) for _ in Prompts._fields))
         for index, ids in enumerate(rows):
-            start = 0 if self.position_end is None else self.position_end - len(ids)
+            end = self.position_end if ids[0] == self.vocabulary.special.clm else None
+            start = 0 if end is None else end - len(ids)
             batch.tokens[index, : len(ids)] = ids
             batch.positions[index, : len(ids)] = start + np.arange(len(ids))
             batch.segment_ids[index, : len(ids)] = 1
