@@ -15,7 +15,7 @@ from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.training.state import TrainState, abstract_params, zero_sums
 from alexatm_jax.training.step import batch_loss, make_train_step
 
-NO_DROPOUT = dict(dropout_rate=0.0, encoder_attention_dropout_rate=0.0)
+NO_DROPOUT = dict(encoder_attention_dropout_rate=0.0)
 
 
 @pytest.fixture(scope="module")

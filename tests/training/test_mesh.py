@@ -1,0 +1,107 @@
+"""One device and eight train the same model, and eight hold an eighth of it each."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from alexatm_jax.batch import batch_shapes
+from alexatm_jax.partitioning import Partitioning
+from alexatm_jax.training import loop
+from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.state import abstract_params, create_state, state_shardings
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, adamw, make_batch, tmp_path_factory):
+    """Trains three steps, dropout and accumulation on; gives losses, state."""
+
+    def train(partitioning: Partitioning, num_devices: int):
+        folder = tmp_path_factory.mktemp("run")
+        batches = ((make_batch(index, rows=16), {"next": index}) for index in range(3))
+        state = loop.train(
+            tiny(),
+            TrainingConfig(
+                3, adamw(1e-3), num_microbatches=2, loss_chunk_length=4, log_period_steps=1
+            ),
+            partitioning,
+            partitioning.make_mesh(jax.devices()[:num_devices]),
+            lambda _: batches,
+            batch_shapes(16, 6, 7),
+            folder,
+            {},
+        )
+        rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return [(row["loss"], row["gradient_norm"]) for row in rows], state
+
+    return train
+
+
+@pytest.fixture(scope="module")
+def on_one_device(trained):
+    return trained(Partitioning(), 1)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 2, 4)], ids=str)
+def test_eight_devices_train_as_one(trained, on_one_device, sizes):
+    partitioning = Partitioning(*sizes)
+    rows, state = trained(partitioning, 8)
+    wanted_rows, wanted = on_one_device
+    assert len(rows) == 3
+    np.testing.assert_allclose(rows, wanted_rows, rtol=1e-4)
+    # Adam divides by the gradient's size: where that is rounding, it still moves up to 1e-3 a step.
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, atol=3e-4), state.params, wanted.params
+    )
+    moved = np.abs(np.asarray(state.params["lm_head"]["table"])).max()
+    assert moved > 0.01
+
+    _, fsdp, tensor = sizes
+    moments = state.opt_state[1][0]
+    for tree in (state.params, moments.mu, moments.nu):
+        kernel = tree["decoder"]["layers"]["cross_attention"]["query"]["kernel"]
+        in_kernel = tree["encoder"]["layers"]["feed_forward"]["in"]["kernel"]
+        shards = {
+            "table": (tree["lm_head"]["table"], (20 // tensor, 8 // fsdp)),
+            "query": (kernel, (2, 8 // fsdp, 4 // tensor, 2)),
+            "in": (in_kernel, (2, 8 // fsdp, 16 // tensor)),
+        }
+        for name, (array, shape) in shards.items():
+            assert {shard.data.shape for shard in array.addressable_shards} == {shape}, name
+            assert len(array.addressable_shards) == 8
+
+
+def test_optimizer_moments_live_beside_their_parameters(tiny, adamw):
+    partitioning = Partitioning(data=1, fsdp=4, tensor=2)
+    optimizer = adamw().transformation()
+    shardings = state_shardings(tiny(), optimizer, partitioning, partitioning.make_mesh())
+    moments = shardings.opt_state[1][0]
+    assert moments.mu == moments.nu == shardings.params
+    assert moments.count.is_fully_replicated and shardings.step.is_fully_replicated
+
+    # Scanned kernels and tables hold all but a few thousandths of a large model.
+    leaves = jax.tree.leaves(nn.unbox(abstract_params(tiny())))
+    placed = zip(leaves, jax.tree.leaves(shardings.params), strict=True)
+    held = sum(math.prod(s.shard_shape(x.shape)) for x, s in placed)
+    assert held < 0.3 * sum(x.size for x in leaves)
+
+
+def test_the_first_state_depends_on_the_seed_alone(tiny, adamw):
+    optimizer, states = adamw().transformation(), []
+    for partitioning, devices, seed in (
+        (Partitioning(), 1, 3),
+        (Partitioning(2, 2, 2), 8, 3),
+        (Partitioning(), 1, 4),
+    ):
+        mesh = partitioning.make_mesh(jax.devices()[:devices])
+        shardings = state_shardings(tiny(), optimizer, partitioning, mesh)
+        states.append(create_state(tiny(), optimizer, shardings, seed))
+    for x, y in zip(*map(jax.tree.leaves, states[:2]), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+    first, other = (state.params["lm_head"]["table"] for state in (states[0], states[2]))
+    assert (np.asarray(first) != np.asarray(other)).all()
