@@ -1,0 +1,175 @@
+"""The mesh and what is placed on it."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec as P
+
+from alexatm_jax.model import ModelConfig, Transformer
+from alexatm_jax.partitioning import (
+    MESH_AXES,
+    Partitioning,
+    batch_sharding,
+    replicated,
+    to_devices,
+)
+from alexatm_jax.training.state import abstract_params
+
+
+def boxed(**changes):
+    """Abstract parameters of a tiny model, with their logical axes."""
+    sizes = dict(vocab_size=24, d_model=8, num_heads=4, d_ff=16)
+    layers = dict(num_encoder_layers=3, num_decoder_layers=3, max_positions=5)
+    return abstract_params(Transformer(ModelConfig(**(sizes | layers | changes))))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "num_devices", "shape"),
+    [
+        ((-1, 1, 1), 1, (1, 1, 1)),
+        ((-1, 1, 1), 8, (8, 1, 1)),
+        ((2, 2, 2), 8, (2, 2, 2)),
+        ((2, -1, 2), 8, (2, 2, 2)),
+        ((1, 2, -1), 8, (1, 2, 4)),
+        ((1, 256, 1), 256, (1, 256, 1)),
+    ],
+)
+def test_minus_one_takes_what_the_devices_leave(sizes, num_devices, shape):
+    assert Partitioning(*sizes).mesh_shape(num_devices) == shape
+
+
+@given(sizes=st.tuples(*[st.sampled_from([-1, 1, 2, 3, 4, 8])] * 3), num_devices=st.integers(1, 24))
+def test_a_mesh_uses_every_device_or_is_refused(sizes, num_devices):
+    try:
+        shape = Partitioning(*sizes).mesh_shape(num_devices)
+    except ValueError:
+        known = math.prod(n for n in sizes if n != -1)
+        possible = num_devices % known == 0 if -1 in sizes else num_devices == known
+        assert sizes.count(-1) > 1 or not possible
+    else:
+        assert math.prod(shape) == num_devices
+        assert all(n in (asked, -1) or asked == -1 for n, asked in zip(shape, sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((2, 2, 1), "data=2, fsdp=2, tensor=1 needs 4 devices and 8 are here"),
+        ((16, 1, 1), "needs 16 devices and 8 are here; change Partitioning.data, .fsdp or .tensor"),
+        ((-1, 3, 1), "data=-1, fsdp=3, tensor=1 needs a multiple of 3 devices and 8 are here"),
+        ((-1, -1, 1), "one at most is -1"),
+        ((0, 1, 8), "data=0, .*sizes are positive"),
+        ((-2, 1, 1), "sizes are positive"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        Partitioning(*sizes).make_mesh()
+
+
+def test_a_mesh_names_its_axes():
+    mesh = Partitioning(2, 2, 2).make_mesh()
+    assert mesh.axis_names == MESH_AXES and mesh.devices.shape == (2, 2, 2)
+    assert set(mesh.devices.flat) == set(jax.devices())
+    assert Partitioning().make_mesh(jax.devices()[:3]).devices.shape == (3, 1, 1)
+
+
+def test_parameters_live_where_the_rules_say():
+    params = boxed()
+    shardings = Partitioning().param_shardings(params, Partitioning(1, 4, 2).make_mesh())
+    assert jax.tree.structure(shardings) == jax.tree.structure(nn.unbox(params))
+    layers = shardings["decoder"]["layers"]
+    found = {
+        "table": shardings["lm_head"]["table"].spec,
+        "query": layers["cross_attention"]["query"]["kernel"].spec,
+        "out": layers["self_attention"]["out"]["kernel"].spec,
+        "in": layers["feed_forward"]["in"]["kernel"].spec,
+        "in bias": layers["feed_forward"]["in"]["bias"].spec,
+        "norm": layers["feed_forward_norm"]["scale"].spec,
+        "positions": shardings["decoder_positions"]["table"].spec,
+    }
+    assert found == {
+        "table": P("tensor", "fsdp"),
+        "query": P(None, "fsdp", "tensor", None),
+        "out": P(None, "tensor", None, "fsdp"),
+        "in": P(None, "fsdp", "tensor"),
+        "in bias": P(None, "tensor"),
+        "norm": P(None, None),
+        "positions": P(None, "fsdp"),
+    }
+
+
+def test_other_rules_place_otherwise():
+    rules = tuple(
+        (axis, None if axis == "vocab" else place) for axis, place in Partitioning().rules
+    )
+    shardings = Partitioning(rules=rules).param_shardings(
+        boxed(), Partitioning(1, 4, 2).make_mesh()
+    )
+    assert shardings["lm_head"]["table"].spec == P(None, "fsdp")
+
+
+def test_placed_params_are_the_model_unboxed():
+    mesh = Partitioning(1, 4, 2).make_mesh()
+    placed = Partitioning().placed_params(boxed(), mesh)
+    wanted = nn.unbox(boxed())
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), placed) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), wanted
+    )
+    assert placed["lm_head"]["table"].sharding.shard_shape((24, 8)) == (12, 2)
+
+
+def test_each_parameter_that_does_not_divide_is_named():
+    mesh = Partitioning(1, 1, 8).make_mesh()
+    with pytest.raises(ValueError, match="do not divide over the mesh") as refused:
+        Partitioning().param_shardings(boxed(d_ff=20), mesh)
+    lines = [line.strip() for line in str(refused.value).splitlines()[1:]]
+    name = "['decoder']['layers']['cross_attention']['query']['kernel']"
+    assert f"{name} (3, 8, 4, 2): 4 over tensor = 8" in lines
+    assert (
+        "['encoder']['layers']['feed_forward']['in']['bias'] (3, 20): 20 over tensor = 8" in lines
+    )
+    assert not any("table" in line for line in lines), "24 rows divide by 8"
+
+
+def test_two_axes_of_the_mesh_may_share_a_dimension():
+    rules = tuple(
+        (axis, ("data", "fsdp") if axis == "embed" else place)
+        for axis, place in Partitioning().rules
+    )
+    partitioning = Partitioning(4, 2, 1, rules=rules)
+    mesh = partitioning.make_mesh()
+    table = partitioning.param_shardings(boxed(), mesh)["lm_head"]["table"]
+    assert table.shard_shape((24, 8)) == (24, 1)
+    with pytest.raises(ValueError, match=r"\(24, 12\): 12 over data x fsdp = 8"):
+        partitioning.param_shardings(boxed(d_model=12), mesh)
+
+
+@pytest.mark.parametrize(("sizes", "divisor"), [((2, 2, 2), 4), ((8, 1, 1), 8), ((1, 1, 8), 1)])
+def test_rows_divide_over_data_and_fsdp(sizes, divisor):
+    partitioning = Partitioning(*sizes)
+    for rows in range(1, 17):
+        if rows % divisor == 0:
+            partitioning.check_batch(rows, 8)
+        else:
+            with pytest.raises(ValueError, match=f"{rows} rows .* data x fsdp = {divisor} "):
+                partitioning.check_batch(rows, 8)
+
+
+def test_rows_of_the_host_become_one_global_array():
+    mesh = Partitioning(2, 2, 2).make_mesh()
+    host = {"x": np.arange(24, dtype=np.int32).reshape(8, 3)}
+    array = to_devices(host, batch_sharding(mesh))["x"]
+    np.testing.assert_array_equal(array, host["x"])
+    assert array.sharding.spec == P(("data", "fsdp"))
+    assert {shard.data.shape for shard in array.addressable_shards} == {(2, 3)}
+    copies = jax.device_put(jnp.ones(3), replicated(mesh))
+    assert {shard.data.shape for shard in copies.addressable_shards} == {(3,)}
