@@ -124,6 +124,13 @@ class FeedForward(nn.Module):
         )(x_BLF)
 
 
+def looked_up(table_ND: Array, ids_BL: Array, rows: str) -> Array:
+    """Takes rows of a table, whose widths are gathered first: ids are sharded, widths are not."""
+    table_ND = nn.with_logical_constraint(table_ND, (rows, None))
+    x_BLD = jnp.take(table_ND, ids_BL, axis=0)
+    return nn.with_logical_constraint(x_BLD, ("batch", "length", "hidden"))
+
+
 class TokenTable(nn.Module):
     """A [V, D] table of token vectors, or of output vectors when used as the LM head."""
 
@@ -140,7 +147,7 @@ class TokenTable(nn.Module):
     def __call__(self, tokens_BL: Array) -> Array:
         """Looks tokens up: [B, L] -> [B, L, D] in the compute dtype."""
         cfg = self.config
-        x_BLD = jnp.take(self.table_VD, tokens_BL, axis=0).astype(cfg.dtype)
+        x_BLD = looked_up(self.table_VD.astype(cfg.dtype), tokens_BL, "vocab")
         return x_BLD * math.sqrt(cfg.d_model) if cfg.scale_embeddings else x_BLD
 
     def table(self) -> Array:
@@ -171,4 +178,4 @@ class RowTable(nn.Module):
         init = _sinusoids if self.sinusoid else nn.initializers.normal(EMBEDDING_STD)
         shape = (self.rows, self.config.d_model)
         table = named_param(self, "table", init, shape, ("positions", "embed"))
-        return jnp.take(table, ids_BL, axis=0).astype(self.config.dtype)
+        return looked_up(table.astype(self.config.dtype), ids_BL, "positions")
