@@ -119,12 +119,12 @@ def check_model_dir(model_dir: str | Path, own: Sequence[str | Path] = ()) -> No
         )
 
 
-def claim_model_dir(model_dir: str | Path, about: dict[str, Any]) -> None:
+def claim_model_dir(model_dir: str | Path, mixture: str) -> None:
     """Makes a folder this run's own, once `check_model_dir` and all else have found it fit."""
     marker = Path(model_dir) / RUN_MARKER
     if not marker.exists():
         marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        marker.write_text(json.dumps({"mixture": mixture}) + "\n", encoding="utf-8")
 
 
 def check_writable(folder: str | Path) -> None:

@@ -39,10 +39,10 @@ def test_a_path_through_a_file_cannot_be_written(tmp_path, below):
 
 def test_a_claimed_folder_is_recognised_whatever_it_holds(tmp_path):
     run = tmp_path / "deep" / "run"
-    preflight.claim_model_dir(run, {"mixture": "m"})
+    preflight.claim_model_dir(run, "m")
     (run / "notes.txt").touch()
     preflight.check_model_dir(run)
-    preflight.claim_model_dir(run, {"mixture": "another"})
+    preflight.claim_model_dir(run, "another")
     assert json.loads((run / preflight.RUN_MARKER).read_text()) == {"mixture": "m"}
 
 

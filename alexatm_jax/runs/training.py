@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from alexatm_jax import preflight
 from alexatm_jax.batch import batch_shapes
@@ -46,67 +47,85 @@ def train(
       num_streams, packing, data_seed: see `data.pipeline.ReaderConfig`.
       config_text: the gin text, kept with every checkpoint.
     """
+    network = Transformer(model)
     with preflight.refusing():
         preflight.check_feature_lengths(task_feature_lengths, model)
-        preflight.check_mesh(
-            partitioning, batch_size, training.num_microbatches, jax.device_count()
-        )
-        mesh = partitioning.make_mesh()
-        network = Transformer(model)
-        partitioning.param_shardings(abstract_params(network), mesh)
+        mesh = _checked_mesh(network, partitioning, batch_size, training.num_microbatches)
         lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
         reader_config = pipeline.ReaderConfig(
             batch_size, *lengths, seed=data_seed, num_streams=num_streams, packing=packing
         )
-        about = {"mixture": data.mixture_or_task_name}
         preflight.check_model_dir(model_dir, own=[data.cache_dir])
         if not is_cached(data):
             check_can_build(data, data.max_documents)
             # The cache may lie within: were its making cut short, the folder would seem foreign.
-            preflight.claim_model_dir(model_dir, about)
+            preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
     mixture = open_cache(data)
     with preflight.refusing():
-        vocabulary = cache.read_vocabulary(data.cache_dir)
-        preflight.check_vocabulary_size(vocabulary.size, model)
-        provenance = {
-            "model": dataclasses.asdict(model),
-            "vocabulary_sha256": vocabulary.sha256,
-            "mixture": mixture.mixture,
-            "gin": config_text,
-        }
-        for task in mixture.tasks:
-            logger.info("example of %s", cache.rendered_example(data.cache_dir, task))
-        reader = pipeline.open_reader(
-            data.cache_dir,
-            mixture.mixture,
-            reader_config,
-            host_index=jax.process_index(),
-            host_count=jax.process_count(),
-        )
+        reader = _open_reader(data.cache_dir, mixture, reader_config)
+        provenance = _provenance(model, data.cache_dir, mixture, config_text)
         _check_earlier_checkpoint(model_dir, provenance, reader)
-        preflight.claim_model_dir(model_dir, about)
-        if config_text:
-            (Path(model_dir) / "config.gin").write_text(config_text, encoding="utf-8")
+        preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
+        write_atomically(Path(model_dir) / "config.gin", config_text.encode())
     logger.info("mesh: %s", preflight.describe_mesh(mesh))
 
-    def open_reader(state: dict[str, Any] | None) -> pipeline.Prefetcher:
+    def prefetcher(state: dict[str, Any] | None) -> pipeline.Prefetcher:
         if state is not None:
             reader.set_state(state)
-        return prefetched.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
+        return prefetching.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
 
-    with contextlib.ExitStack() as prefetched:
+    with contextlib.ExitStack() as prefetching:
         loop.train(
             network,
             training,
             partitioning,
             mesh,
-            open_reader,
+            prefetcher,
             batch_shapes(batch_size, *lengths),
             model_dir,
             provenance,
             on_checkpoint=lambda state: _report_data(reader.statistics(state), model_dir),
         )
     plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+
+
+def _checked_mesh(
+    network: Transformer, partitioning: Partitioning, batch_size: int, num_microbatches: int
+) -> Mesh:
+    """Makes the mesh of all devices, once batch and parameters are known to divide over it."""
+    preflight.check_mesh(partitioning, batch_size, num_microbatches, jax.device_count())
+    mesh = partitioning.make_mesh()
+    partitioning.param_shardings(abstract_params(network), mesh)
+    return mesh
+
+
+def _open_reader(
+    cache_dir: str, mixture: cache.MixtureSpec, config: pipeline.ReaderConfig
+) -> pipeline.BatchReader:
+    """Opens this host's part of the batches, and logs an example of every task."""
+    for task in mixture.tasks:
+        logger.info("example of %s", cache.rendered_example(cache_dir, task))
+    return pipeline.open_reader(
+        cache_dir,
+        mixture.mixture,
+        config,
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+    )
+
+
+def _provenance(
+    model: ModelConfig, cache_dir: str, mixture: cache.MixtureSpec, config_text: str
+) -> dict[str, Any]:
+    """Says what the checkpoints of this run are made with."""
+    vocabulary = cache.read_vocabulary(cache_dir)
+    preflight.check_vocabulary_size(vocabulary.size, model)
+    return {
+        "model": dataclasses.asdict(model),
+        "vocabulary_sha256": vocabulary.sha256,
+        "mixture": mixture.mixture,
+        "gin": config_text,
+    }
 
 
 def _report_data(statistics: dict[str, Any], model_dir: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import math
@@ -73,6 +74,9 @@ class TrainingConfig:
 
 Reader = Iterator[tuple[Batch, dict[str, Any]]]
 """Batches, each with the reader's state behind it; `data.pipeline.Prefetcher` is one."""
+
+MAX_STEPS_IN_FLIGHT = 2
+"""Steps given to the devices but not finished: one computes while the next one waits."""
 
 OpenReader = Callable[[dict[str, Any] | None], Reader]
 """Opens the reader at a saved state, or at the first batch."""
@@ -180,13 +184,19 @@ def _steps(
     """Trains on; yields train and reader state where a checkpoint is due, at the end too."""
     rows = batch_sharding(mesh)
     start, waited = time.perf_counter(), 0.0
+    in_flight: collections.deque[Any] = collections.deque()
     with _termination() as terminated:
         for done in range(int(state.step) + 1, config.train_steps + 1):
             asked = time.perf_counter()
             batch, reader_state = next(reader)
-            waited += time.perf_counter() - asked
+            if all(output.is_ready() for output in in_flight):
+                # The devices had nothing left to do; otherwise nobody waited.
+                waited += time.perf_counter() - asked
             check_batch(batch)
+            if len(in_flight) == MAX_STEPS_IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
             state, sums = train_step(state, to_devices(batch, rows))
+            in_flight.append(sums["steps"])
             # Asked once a step: a signal that comes later stops, and saves, the next one.
             last, stopping = done == config.train_steps, terminated()
             line_due = last or done % config.log_period_steps == 0
