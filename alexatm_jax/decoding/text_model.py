@@ -62,7 +62,7 @@ class TextModel:
             `CausalLM.position_end`; those of others count from 0, as in denoising.
 
         Raises:
-          ValueError: if a length is beyond the model's positions.
+          ValueError: if a length is beyond the model's positions, or prompts beyond position_end.
         """
         limit = model.config.max_positions
         self.max_prompt_tokens = max_prompt_tokens or position_end or limit
@@ -75,6 +75,11 @@ class TextModel:
                 raise ValueError(
                     f"{name} is {value}; the model has {limit} positions: lower {name}."
                 )
+        if position_end and self.max_prompt_tokens > position_end:
+            raise ValueError(
+                f"max_prompt_tokens is {self.max_prompt_tokens}; positions that end at "
+                f"{position_end} have room for so many tokens: lower it, or raise position_end."
+            )
         self.model, self.params, self.vocabulary = model, params, vocabulary
         self.batch_size, self.max_new_tokens = batch_size, max_new_tokens
         self.length_bucket, self.position_end = length_bucket, position_end
