@@ -84,7 +84,9 @@ def greedy(
             loop.cache.mask(1),
             method="decode_cached",
         )
-        logits_BV = jnp.einsum("BD,VD->BV", hidden_B1D[:, 0], table_VD)
+        logits_BV = jnp.einsum(
+            "BD,VD->BV", hidden_B1D[:, 0], table_VD, preferred_element_type=jnp.float32
+        )
         token_B = jnp.where(loop.ended_B, 0, logits_BV.argmax(axis=-1).astype(jnp.int32))
         return _Loop(
             cache.advance(1),

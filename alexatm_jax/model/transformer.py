@@ -305,7 +305,7 @@ class Transformer(nn.Module):
             encoder_input_tokens, decoder_input_tokens, **positions_and_segments
         )
         table_VD = self.output_table().astype(x_BTD.dtype)
-        return jnp.einsum("BTD,VD->BTV", x_BTD, table_VD).astype(jnp.float32)
+        return jnp.einsum("BTD,VD->BTV", x_BTD, table_VD, preferred_element_type=jnp.float32)
 
     def _decoder_table(self) -> TokenTable:
         return self.encoder_tokens if self.config.share_embeddings else self.decoder_tokens
