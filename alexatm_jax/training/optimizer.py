@@ -37,7 +37,8 @@ class LinearSchedule:
         if not 0 <= self.warmup_steps <= self.decay_start < self.total_steps:
             raise ValueError(
                 f"the schedule warms up for {self.warmup_steps} steps and decays from step "
-                f"{self.decay_start} to {self.total_steps}; these must come in this order."
+                f"{self.decay_start} to {self.total_steps}; these must come in this order: "
+                "lower warmup_steps and decay_start_step, or raise total_steps."
             )
         if not 0 <= self.final <= self.peak:
             raise ValueError(
