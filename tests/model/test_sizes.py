@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import gin
@@ -36,6 +37,31 @@ def test_alexatm_20b_counts_what_the_paper_counts():
     tables = sum(size for name, size in found.items() if name not in ("encoder", "decoder"))
     billions = [round(n / 1e9, 3) for n in (found["encoder"], found["decoder"], tables)]
     assert billions == [9.263, 8.592, 1.896]
+
+
+def test_alexatm_20b_computes_as_published():
+    """Recipe §1, field by field: weights can be read with no other arithmetic."""
+    published = dict(
+        vocab_size=153_600,
+        d_model=4096,
+        num_heads=32,
+        d_ff=4 * 4096,
+        num_encoder_layers=46,
+        num_decoder_layers=32,
+        max_positions=1024,
+        token_types=1,
+        norm="published",
+        norm_epsilon=1e-12,
+        activation="gelu",
+        dropout_rate=0.1,
+        encoder_attention_dropout_rate=0.1,
+        decoder_attention_dropout_rate=0.0,
+        share_embeddings=False,
+        tie_lm_head=False,
+        scale_embeddings=False,
+    )
+    found = dataclasses.asdict(shipped("alexatm_20b"))
+    assert {name: found[name] for name in published} == published
 
 
 @pytest.mark.parametrize(
