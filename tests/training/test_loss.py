@@ -32,7 +32,7 @@ def plain(hidden_BTD, table_VD, targets_BT, weights_BT):
     return losses_BT.sum(), losses_BT
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     shape=st.tuples(*[st.integers(1, n) for n in (3, 7, 4, 9)]),
     chunk_length=st.none() | st.integers(1, 9),
