@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from alexatm_jax.model.transformer import Transformer
 from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training.checkpoint import Checkpoints
 from alexatm_jax.training.optimizer import AdamW
-from alexatm_jax.training.progress import ProgressLog, summarise
+from alexatm_jax.training.progress import ProgressLog, Row, summarise
 from alexatm_jax.training.state import (
     Sums,
     TrainState,
@@ -183,7 +183,7 @@ def _steps(
 ) -> Iterator[tuple[TrainState, dict[str, Any]]]:
     """Trains on; yields train and reader state where a checkpoint is due, at the end too."""
     rows = batch_sharding(mesh)
-    start, waited = time.perf_counter(), 0.0
+    period = _Period()
     in_flight: collections.deque[Any] = collections.deque()
     with _termination() as terminated:
         for done in range(int(state.step) + 1, config.train_steps + 1):
@@ -191,12 +191,13 @@ def _steps(
             batch, reader_state = next(reader)
             if all(output.is_ready() for output in in_flight):
                 # The devices had nothing left to do; otherwise nobody waited.
-                waited += time.perf_counter() - asked
+                period.waited_seconds += time.perf_counter() - asked
             check_batch(batch)
             if len(in_flight) == MAX_STEPS_IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
             state, sums = train_step(state, to_devices(batch, rows))
             in_flight.append(sums["steps"])
+            period.steps += 1
             # Asked once a step: a signal that comes later stops, and saves, the next one.
             last, stopping = done == config.train_steps, terminated()
             line_due = last or done % config.log_period_steps == 0
@@ -205,21 +206,40 @@ def _steps(
                 totals = jax.device_get(sums)
                 _check_finite(totals, done)
             if line_due:
-                row = summarise(
-                    totals,
-                    config=model.config,
-                    step=done,
-                    total_steps=config.train_steps,
-                    seconds=time.perf_counter() - start,
-                    input_wait_seconds=waited,
-                    learning_rate=float(config.optimizer.schedule(done - 1)),
-                )
-                log.write(row)
-                start, waited = time.perf_counter(), 0.0
+                log.write(_row(totals, model, config, done, period))
+                period = _Period()
             if save_due:
                 yield state, reader_state
             if stopping:
                 raise SystemExit(f"stopped by SIGTERM after step {done}; the same command goes on.")
+
+
+@dataclasses.dataclass
+class _Period:
+    """What the clock saw since the last progress line."""
+
+    start: float = dataclasses.field(default_factory=time.perf_counter)
+    waited_seconds: float = 0.0
+    steps: int = 0
+
+
+def _row(
+    totals: Mapping[str, Any],
+    model: Transformer,
+    config: TrainingConfig,
+    done: int,
+    period: _Period,
+) -> Row:
+    return summarise(
+        totals,
+        config=model.config,
+        step=done,
+        total_steps=config.train_steps,
+        timed_steps=period.steps,
+        seconds=time.perf_counter() - period.start,
+        input_wait_seconds=period.waited_seconds,
+        learning_rate=float(config.optimizer.schedule(done - 1)),
+    )
 
 
 def _check_finite(sums: Sums, step: int) -> None:

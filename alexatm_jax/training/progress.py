@@ -27,6 +27,7 @@ def summarise(
     config: ModelConfig,
     step: int,
     total_steps: int,
+    timed_steps: int,
     seconds: float,
     input_wait_seconds: float,
     learning_rate: float,
@@ -35,7 +36,8 @@ def summarise(
 
     Args:
       sums: see `training.state.zero_sums`, fetched from the devices.
-      seconds: wall time of the period, its last step finished.
+      timed_steps: steps that `seconds` covers; fewer than summed if the run began within.
+      seconds: wall time of these steps, the last one finished.
       input_wait_seconds: the part spent waiting for batches.
 
     Returns:
@@ -51,16 +53,18 @@ def summarise(
         *(float(sums[f"{side}_tokens"]) for side in ("encoder", "decoder")),
         *(float(sums[f"{side}_pairs"]) for side in ("encoder", "decoder", "cross")),
     )
+    timed_share = timed_steps / steps
+    tokens = work.encoder_tokens + work.decoder_tokens
     return row | {
         "learning_rate": learning_rate,
         "gradient_norm": float(sums["gradient_norm"]) / steps,
         "encoder_tokens": work.encoder_tokens,
         "decoder_tokens": work.decoder_tokens,
-        "tokens_per_second": (work.encoder_tokens + work.decoder_tokens) / seconds,
-        "model_flops_per_second": training_flops(config, work) / seconds,
+        "tokens_per_second": tokens * timed_share / seconds,
+        "model_flops_per_second": training_flops(config, work) * timed_share / seconds,
         "input_wait": input_wait_seconds / seconds,
         "seconds": seconds,
-        "eta_seconds": (total_steps - step) * seconds / steps,
+        "eta_seconds": (total_steps - step) * seconds / timed_steps,
     }
 
 

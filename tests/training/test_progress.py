@@ -25,12 +25,13 @@ SUMS = {
 
 @pytest.fixture
 def row_of(tiny):
-    def make(**changes):
+    def make(timed_steps=4, **changes):
         return summarise(
             SUMS | changes,
             config=tiny().config,
             step=12,
             total_steps=20,
+            timed_steps=timed_steps,
             seconds=2.0,
             input_wait_seconds=0.5,
             learning_rate=0.25,
@@ -60,6 +61,14 @@ def test_sums_become_means_and_rates(tiny, row_of):
         }
     )
     assert json.loads(json.dumps(row)) == row
+
+
+def test_rates_are_those_of_the_steps_timed(row_of):
+    """A run that begins within a period sums more steps than it sees."""
+    whole, half = row_of(), row_of(timed_steps=2)
+    assert half["loss"] == whole["loss"] and half["encoder_tokens"] == whole["encoder_tokens"]
+    assert half["tokens_per_second"] == whole["tokens_per_second"] / 2
+    assert half["eta_seconds"] == whole["eta_seconds"] * 2
 
 
 def test_an_objective_without_tokens_has_no_loss(row_of):
