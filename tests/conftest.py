@@ -28,6 +28,14 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("alexatm_jax")
 
 
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Halves the time of compiling, and slows what is compiled."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real files beside the checkout; without it, tests that ask skip."""

@@ -12,11 +12,8 @@ from alexatm_jax.model import ModelConfig
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Halves the time of compiling, of which these tests are made, and slows what runs."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+def compile_quickly(quick_compilation):
+    """Most of the time of these tests is compilation."""
 
 
 @pytest.fixture(scope="session")

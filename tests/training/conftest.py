@@ -15,13 +15,11 @@ ROWS, S, T, V = 8, 6, 7, 20
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_compilation(tmp_path_factory):
-    """Compiles in half the time, and what `train` compiles in each of its runs, only once."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def compile_once(quick_compilation, tmp_path_factory):
+    """Keeps what `train` compiles for its next run."""
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.getbasetemp() / "compiled"))
     compilation_cache.reset_cache()
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
 
