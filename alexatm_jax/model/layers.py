@@ -17,6 +17,9 @@ from alexatm_jax.model.config import ModelConfig
 
 EMBEDDING_STD = 0.02
 
+HIDDEN = ("batch", "length", "hidden")
+"""Logical axes of the states between layers, [B, L, D]."""
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
@@ -128,7 +131,7 @@ def looked_up(table_ND: Array, ids_BL: Array, rows: str) -> Array:
     """Takes rows of a table, whose widths are gathered first: ids are sharded, widths are not."""
     table_ND = nn.with_logical_constraint(table_ND, (rows, None))
     x_BLD = jnp.take(table_ND, ids_BL, axis=0)
-    return nn.with_logical_constraint(x_BLD, ("batch", "length", "hidden"))
+    return nn.with_logical_constraint(x_BLD, HIDDEN)
 
 
 class TokenTable(nn.Module):

@@ -13,10 +13,8 @@ from jax import Array
 
 from alexatm_jax.model.attention import KeysValues, MultiHeadAttention
 from alexatm_jax.model.config import ModelConfig
-from alexatm_jax.model.layers import FeedForward, LayerNorm, RowTable, TokenTable
+from alexatm_jax.model.layers import HIDDEN, FeedForward, LayerNorm, RowTable, TokenTable
 from alexatm_jax.model.masks import attention_mask
-
-HIDDEN = ("batch", "length", "hidden")
 
 DECODER_POSITION_OFFSET = 2
 """Position p reads row p + 2 of the decoder's table, as in the published classes."""

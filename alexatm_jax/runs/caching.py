@@ -44,13 +44,7 @@ def build_cache(data: DataConfig, max_documents: int | None = None) -> cache.Mix
     """
     with preflight.refusing():
         check_can_build(data, largest=None)
-        spec: cache.MixtureSpec = _seqio_tasks(data).build_cache(
-            data.cache_dir,
-            data.mixture_or_task_name,
-            evaluation_tasks=data.evaluation_tasks,
-            max_documents=max_documents,
-        )
-    return spec
+        return _write_cache(data, max_documents)
 
 
 def open_cache(data: DataConfig) -> cache.MixtureSpec:
@@ -59,7 +53,17 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
         if is_cached(data):
             return cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
         check_can_build(data, largest=data.max_documents)
-    return build_cache(data)
+        return _write_cache(data)
+
+
+def _write_cache(data: DataConfig, max_documents: int | None = None) -> cache.MixtureSpec:
+    spec: cache.MixtureSpec = _seqio_tasks(data).build_cache(
+        data.cache_dir,
+        data.mixture_or_task_name,
+        evaluation_tasks=data.evaluation_tasks,
+        max_documents=max_documents,
+    )
+    return spec
 
 
 def check_can_build(data: DataConfig, largest: int | None) -> None:
