@@ -20,11 +20,8 @@ from babel import __version__ as babel_version
 from alexatm_jax.data import cldr
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
-from alexatm_jax.data.seqio_tasks import (
-    SeqioVocabulary,
-    add_few_shot_task,
-    add_pretraining_tasks,
-)
+from alexatm_jax.data.seqio_few_shot import add_few_shot_task
+from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import Vocabulary, train
 from alexatm_jax.evaluation.prompts import FewShotPrompt
 

@@ -11,7 +11,6 @@ The folder appears when everything is in it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from alexatm_jax.conversion.tensor_files import MAX_SHARD_BYTES, TensorWriter, w
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.model import ModelConfig
 from alexatm_jax.training import checkpoint
+from alexatm_jax.whole_files import write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +96,7 @@ class Export:
                 ("config.json", self.config_json),
                 ("conversion.json", {"tensors": report.as_json(records)}),
             ):
-                (writer.unfinished / name).write_text(
-                    json.dumps(content, indent=1) + "\n", encoding="utf-8"
-                )
+                write_json(writer.unfinished / name, content)
             if self.vocabulary:
                 shutil.copyfile(self.vocabulary.path, writer.unfinished / "tokenizer.model")
 

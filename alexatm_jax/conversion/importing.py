@@ -30,6 +30,7 @@ from alexatm_jax.conversion.stored_tensor import DTYPES, listing, tensor_bytes
 from alexatm_jax.conversion.tensor_files import TensorFiles, open_tensors
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.model import ModelConfig
+from alexatm_jax.whole_files import write_json
 
 UNFINISHED = ".unfinished-import"
 """The folder within OUT that holds what is not whole."""
@@ -145,7 +146,7 @@ class Import:
             shutil.copyfile(self.vocabulary.path, folder / "vocabulary.model")
         (folder / "model.gin").write_text(_gin_text(self.config), encoding="utf-8")
         content = {"imported": self.provenance()["imported"], "tensors": report.as_json(records)}
-        (folder / "conversion.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        write_json(folder / "conversion.json", content)
 
     def _leaf_source(self, parts: Sequence[PublishedTensor], progress: Progress) -> LeafSource:
         dtype = DTYPES[self.config.param_dtype]

@@ -31,7 +31,8 @@ import numpy as np
 
 from alexatm_jax.data.objectives import objective_from_spec
 from alexatm_jax.data.records import REMAKE, CacheError, TokenSource, write_records
-from alexatm_jax.data.vocabulary import Vocabulary, write_atomically
+from alexatm_jax.data.vocabulary import Vocabulary
+from alexatm_jax.whole_files import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def install_vocabulary(cache_dir: PathLike, vocabulary: Vocabulary) -> None:
     if path.exists():
         check_vocabulary(cache_dir, vocabulary.sha256, f"{vocabulary.path}")
     else:
-        write_atomically(path, vocabulary.path.read_bytes())
+        write_whole(path, vocabulary.path.read_bytes())
 
 
 def read_vocabulary(cache_dir: PathLike) -> Vocabulary:
@@ -201,7 +202,7 @@ def write_corpus(
     try:
         counts = write_records(temporary, documents, dtype, num_ids, shard_bytes)
         provenance = Provenance(corpus, split, source, vocabulary_sha256, *counts, dtype)
-        _write_json(temporary / "provenance.json", asdict(provenance))
+        write_json(temporary / "provenance.json", asdict(provenance))
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -280,7 +281,7 @@ def write_mixture(cache_dir: PathLike, spec: MixtureSpec) -> None:
       CacheError: if the cache's vocabulary is another.
     """
     check_vocabulary(cache_dir, spec.vocabulary_sha256, f"mixture {spec.mixture!r}")
-    _write_json(_json_path(cache_dir, "mixtures", spec.mixture), asdict(spec))
+    write_json(_json_path(cache_dir, "mixtures", spec.mixture), asdict(spec))
 
 
 def read_mixture(cache_dir: PathLike, name: str) -> MixtureSpec:
@@ -308,7 +309,7 @@ def write_evaluation_task(cache_dir: PathLike, payload: Mapping[str, Any]) -> No
       CacheError: if the payload has other keys than name, prompt, items and shots.
     """
     _check_payload(payload, "an evaluation task")
-    _write_json(_json_path(cache_dir, "evaluation", payload["name"]), payload)
+    write_json(_json_path(cache_dir, "evaluation", payload["name"]), payload)
 
 
 def read_evaluation_task(cache_dir: PathLike, name: str) -> dict[str, Any]:
@@ -388,11 +389,6 @@ def _unknown(kind: str, name: str, paths: Iterable[Path]) -> str:
     )
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomically(path, text.encode())
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
@@ -418,5 +414,5 @@ def _check_payload(payload: Mapping[str, Any], owner: str) -> None:
     if set(payload) != needed:
         raise CacheError(
             f"{owner} has {sorted(payload)}; it needs {sorted(needed)}; make it with "
-            "seqio_tasks.evaluation_payload."
+            "seqio_cache.evaluation_payload."
         )

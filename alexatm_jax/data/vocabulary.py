@@ -23,6 +23,8 @@ import sentencepiece
 from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 
+from alexatm_jax.whole_files import write_whole
+
 SPECIAL_PIECES = {
     "pad": "[PAD]",
     "bos": "<s>",
@@ -204,16 +206,8 @@ def train(
         )
     except RuntimeError as error:
         raise ValueError(_training_problem(size, str(error))) from error
-    write_atomically(Path(path), content.getvalue())
+    write_whole(Path(path), content.getvalue())
     return Vocabulary(path)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes under a temporary name and renames, so that no file is ever half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 _TRAINER_OPTIONS: dict[str, Any] = {

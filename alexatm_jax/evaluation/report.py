@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from alexatm_jax.evaluation.few_shot import Prediction, Row
 from alexatm_jax.evaluation.prompts import ALL_LANGUAGES
+from alexatm_jax.whole_files import write_json_lines, write_whole
 
 _METRIC_TITLES = {
     "exact_match": "Generated: exact match (%)",
@@ -51,8 +52,8 @@ def write_results(
     for one in predictions:
         files.setdefault(f"{one['task']}-{one['shots']}shot-{one['mode']}", []).append(one)
     for name, answers in files.items():
-        _write_jsonl(folder / "predictions" / f"{name}.jsonl", answers)
-    _write_jsonl(folder / "results.jsonl", rows)
+        write_json_lines(folder / "predictions" / f"{name}.jsonl", answers)
+    write_json_lines(folder / "results.jsonl", rows)
     return folder / "results.jsonl"
 
 
@@ -282,23 +283,5 @@ def _read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    _write_whole(path, lambda draft: draft.write_text("".join(lines), encoding="utf-8"))
-
-
 def _save(figure: Figure, path: str | os.PathLike[str]) -> None:
-    _write_whole(
-        Path(path), lambda draft: figure.savefig(draft, format="png", dpi=_PIXELS_PER_INCH)
-    )
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside the path, then renames, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.draft")
-    try:
-        write(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(Path(path), lambda draft: figure.savefig(draft, format="png", dpi=_PIXELS_PER_INCH))

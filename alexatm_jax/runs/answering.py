@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +11,6 @@ from typing import Any
 
 from alexatm_jax import preflight
 from alexatm_jax.data.cache import read_vocabulary
-from alexatm_jax.data.vocabulary import write_atomically
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.decoding.stops import as_stops
 from alexatm_jax.decoding.text_model import Answer, TextModel
@@ -20,6 +18,7 @@ from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import checkpoint
 from alexatm_jax.training.state import abstract_params
+from alexatm_jax.whole_files import write_json_lines
 
 __all__ = ["DecodingConfig", "infer", "interactive", "load_text_model"]
 
@@ -93,8 +92,7 @@ def infer(
         text_model.check_prompts(prompts)
     answers = text_model.answer(prompts, stop)
     rows = [_row(*both, step) for both in zip(prompts, answers, strict=True)]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_atomically(answers_path, "".join(lines).encode())
+    write_json_lines(answers_path, rows)
     logger.info("answered %d prompts into %s", len(prompts), answers_path)
 
 

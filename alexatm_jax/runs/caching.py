@@ -57,7 +57,7 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
 
 
 def _write_cache(data: DataConfig, max_documents: int | None = None) -> cache.MixtureSpec:
-    spec: cache.MixtureSpec = _seqio_tasks(data).build_cache(
+    spec: cache.MixtureSpec = _seqio_cache(data).build_cache(
         data.cache_dir,
         data.mixture_or_task_name,
         evaluation_tasks=data.evaluation_tasks,
@@ -75,10 +75,10 @@ def check_can_build(data: DataConfig, largest: int | None) -> None:
         corpus has more than `largest` documents.
     """
     preflight.check_writable(data.cache_dir)
-    seqio_tasks = _seqio_tasks(data)
+    seqio_cache = _seqio_cache(data)
     for name in data.evaluation_tasks:
-        seqio_tasks.registered(name)
-    for corpus, size in seqio_tasks.num_documents(data.mixture_or_task_name).items():
+        seqio_cache.registered(name)
+    for corpus, size in seqio_cache.num_documents(data.mixture_or_task_name).items():
         if largest is not None and size is not None and size > largest:
             raise ValueError(
                 f"corpus {corpus!r} has {size} documents, and DataConfig.max_documents allows "
@@ -87,11 +87,11 @@ def check_can_build(data: DataConfig, largest: int | None) -> None:
             )
 
 
-def _seqio_tasks(data: DataConfig) -> ModuleType:
+def _seqio_cache(data: DataConfig) -> ModuleType:
     """Imports the bridge to SeqIO, and the modules that register tasks."""
     try:
         with _without_native_chatter():
-            seqio_tasks = importlib.import_module("alexatm_jax.data.seqio_tasks")
+            seqio_cache = importlib.import_module("alexatm_jax.data.seqio_cache")
     except ImportError as error:
         held = sorted(path.stem for path in Path(data.cache_dir).glob("mixtures/*.json"))
         raise ImportError(
@@ -102,7 +102,7 @@ def _seqio_tasks(data: DataConfig) -> ModuleType:
         ) from error
     for module in data.task_modules:
         importlib.import_module(module)
-    return seqio_tasks
+    return seqio_cache
 
 
 @contextlib.contextmanager

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from alexatm_jax import preflight
-from alexatm_jax.data.vocabulary import write_atomically
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.model import ModelConfig
 from alexatm_jax.partitioning import Partitioning
@@ -18,6 +15,7 @@ from alexatm_jax.planning.plan import Machine, make_plan, state_on
 from alexatm_jax.planning.table import advice_text, as_json, as_text
 from alexatm_jax.planning.topology import make_devices, parse_topology
 from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.whole_files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -65,13 +63,9 @@ def plan(
         state_on(job, machine)
     found = make_plan(job, machine)
     path = Path(output_dir) / "plan.json"
-    _write(path, as_json(found, ()))
+    write_json(path, as_json(found, ()))
     print(as_text(found), flush=True)
     if trials := find_advice(found, advice_seconds):
-        _write(path, as_json(found, trials))
+        write_json(path, as_json(found, trials))
         print("\n" + advice_text(trials))
     logger.info("wrote %s", path)
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from jax.sharding import Mesh
 from alexatm_jax import preflight
 from alexatm_jax.batch import batch_shapes
 from alexatm_jax.data import cache, pipeline
-from alexatm_jax.data.vocabulary import write_atomically
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
@@ -23,6 +21,7 @@ from alexatm_jax.runs.caching import DataConfig, check_can_build, is_cached, ope
 from alexatm_jax.training import checkpoint, loop, warm_start_report
 from alexatm_jax.training.state import abstract_params
 from alexatm_jax.training.warm_start import PreparedStart, WarmStart, check_same_start, prepare
+from alexatm_jax.whole_files import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def train(
         earlier = _check_earlier_checkpoint(model_dir, provenance, reader)
         provenance["warm_start"] = _describe_start(start, earlier, provenance["vocabulary_sha256"])
         preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
-        write_atomically(Path(model_dir) / "config.gin", config_text.encode())
+        write_whole(Path(model_dir) / "config.gin", config_text.encode())
         _report_start(start, earlier, model_dir)
     logger.info("mesh: %s", preflight.describe_mesh(mesh))
     with contextlib.ExitStack() as prefetching:
@@ -150,8 +149,7 @@ def _report_data(statistics: dict[str, Any], model_dir: str) -> None:
         for name, task in statistics["tasks"].items()
     )
     logger.info("data so far: rows %.1f %% full; %s", 100 * statistics["fill"], shares)
-    content = (json.dumps(statistics, indent=1) + "\n").encode()
-    write_atomically(Path(model_dir) / "data_statistics.json", content)
+    write_json(Path(model_dir) / "data_statistics.json", statistics)
 
 
 def _check_earlier_checkpoint(
@@ -198,8 +196,7 @@ def _report_start(start: PreparedStart | None, earlier: dict[str, Any], model_di
     path = Path(model_dir) / "warm_start.json"
     if start:
         logger.info("%s", "\n".join(warm_start_report.as_lines(start)))
-        content = json.dumps(warm_start_report.as_json(start), indent=1) + "\n"
-        write_atomically(path, content.encode())
+        write_json(path, warm_start_report.as_json(start))
     elif not earlier:
         path.unlink(missing_ok=True)  # of a run that never reached a checkpoint
     elif was := earlier.get("warm_start"):

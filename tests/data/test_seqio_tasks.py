@@ -11,14 +11,9 @@ from alexatm_jax.data import cache
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import objective_from_spec
-from alexatm_jax.data.seqio_tasks import (
-    SeqioVocabulary,
-    add_few_shot_task,
-    add_pretraining_tasks,
-    build_cache,
-    evaluation_payload,
-    mixture_spec,
-)
+from alexatm_jax.data.seqio_cache import build_cache, evaluation_payload, mixture_spec
+from alexatm_jax.data.seqio_few_shot import add_few_shot_task
+from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import train
 from alexatm_jax.evaluation.prompts import FewShotPrompt
 

@@ -80,11 +80,12 @@ def test_a_failed_write_leaves_the_older_files_alone(tmp_path):
 
 
 def test_a_write_that_breaks_off_leaves_nothing(tmp_path, monkeypatch):
-    def break_off(draft, text, encoding):
-        draft.write_bytes(text[:5].encode())
+    def break_off(draft, content):
+        with draft.open("wb") as file:
+            file.write(content[:5])
         raise OSError("disk full")
 
-    monkeypatch.setattr("pathlib.Path.write_text", break_off)
+    monkeypatch.setattr("pathlib.Path.write_bytes", break_off)
     with pytest.raises(OSError, match="disk full"):
         report.write_results(tmp_path, make_rows(), [])
     assert names(tmp_path) == []

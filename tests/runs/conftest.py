@@ -154,7 +154,7 @@ def registered(vocabulary_path: Path) -> Callable[[], None]:
     import seqio
     import tensorflow as tf
 
-    from alexatm_jax.data import seqio_tasks
+    from alexatm_jax.data import seqio_few_shot, seqio_tasks
     from alexatm_jax.data.causal_lm import CausalLM
     from alexatm_jax.data.denoising import Denoising
     from alexatm_jax.data.vocabulary import train
@@ -171,7 +171,7 @@ def registered(vocabulary_path: Path) -> Callable[[], None]:
     names = {"tiny_denoising": 0.4, "tiny_clm": 0.6}
     seqio_tasks.add_pretraining_tasks("tiny", source, vocabulary, objectives, description="tiny")
     seqio.MixtureRegistry.add("tiny_mixture", list(names.items()))
-    seqio_tasks.add_few_shot_task("tiny_units", prompt, items, shots, vocabulary)
+    seqio_few_shot.add_few_shot_task("tiny_units", prompt, items, shots, vocabulary)
 
     def remove() -> None:
         seqio.MixtureRegistry.remove("tiny_mixture")

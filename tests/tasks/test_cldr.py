@@ -10,7 +10,7 @@ import pytest
 import seqio
 
 from alexatm_jax.data import cldr as data
-from alexatm_jax.data import seqio_tasks
+from alexatm_jax.data import seqio_cache
 from alexatm_jax.evaluation.few_shot import prompts_of
 from alexatm_jax.evaluation.prompts import FewShotTask
 
@@ -51,7 +51,7 @@ def test_the_names_promised_are_registered(cldr):
     paper = seqio.MixtureRegistry.get("cldr_pretrain")
     rates = {task.name: paper.get_rate(task) for task in paper.tasks}
     assert rates == {"cldr_denoising": 0.8, "cldr_clm": 0.2}
-    assert set(seqio_tasks.num_documents("cldr_demo")) == {"cldr"}
+    assert set(seqio_cache.num_documents("cldr_demo")) == {"cldr"}
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -73,7 +73,7 @@ def test_pretraining_tasks_divide_the_corpus_as_their_objectives_say(cldr, name,
 @pytest.mark.parametrize("name", ["cldr_demo", "cldr_pretrain"])
 def test_mixtures_can_be_read_and_cached(cldr, name):
     assert len(read(name)) == 4
-    spec = seqio_tasks.mixture_spec(name)
+    spec = seqio_cache.mixture_spec(name)
     assert {task.name for task in spec.tasks} == set(PRETRAINING)
     assert {task.corpus for task in spec.tasks} == {"cldr"}
 
@@ -94,7 +94,7 @@ def test_few_shot_tasks_read_as_prompts_and_answers(cldr, name):
 @pytest.mark.parametrize("name", FEW_SHOT)
 def test_a_rendered_example_is_the_prompt_kept_here(cldr, name):
     """After a change that is meant, look at the new prompt and keep it in tests/tasks/golden."""
-    task = FewShotTask.from_payload(seqio_tasks.evaluation_payload(name))
+    task = FewShotTask.from_payload(seqio_cache.evaluation_payload(name))
     item = min(task.items, key=lambda item: item["id"])
     prompt = prompts_of(task, shots=(1,), seed=0)[0]
     assert f"{prompt}\n{item['target']}\n" == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
