@@ -20,7 +20,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	environment was found; install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Installing into .venv with $(PYTHON); this takes about a minute."
 	@$(PYTHON) -m venv --clear .venv
-	@.venv/bin/python -m pip install -qq -c constraints.txt -e '.[data,notebooks,dev]'
+	@.venv/bin/python -m pip install -qq -c constraints.txt -e '.[data,beam,notebooks,dev]'
 	@touch $@
 
 demo: $(STAMP)
