@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from alexatm_jax.text.problems import Problems
+
+Item = TypeVar("Item")
 
 
 class DocumentSource(Protocol):
@@ -70,17 +73,37 @@ class Intake:
         line = None if index is None else self.first_line + index
         self.problems.add(kind, self.path, line, detail)
 
-    def text(self, data: bytes, index: int) -> str | None:
-        """Decodes one document of line `index`; None, and a report, where it is none."""
+    def text(self, data: bytes, index: int, *, spans_lines: bool = False) -> str | None:
+        """Decodes one document of line `index`; None, and a report, where it is none.
+
+        With `spans_lines` the document begins on that line, and its line feeds count.
+        """
         if len(data) > self.max_bytes:
             self.report("too_long", index, f"more than {self.max_bytes} bytes")
             return None
         try:
             text = data.decode()
         except UnicodeDecodeError as error:
-            self.report("invalid_utf8", index, f"{error.reason} at byte {error.start + 1}")
+            index += data.count(b"\n", 0, error.start) if spans_lines else 0
+            self.report("invalid_utf8", index, f"{error.reason} at its byte {error.start + 1}")
             return None
-        if not text or text.isspace():
-            self.report("empty", index)
-            return None
-        return text
+        return self.visible(text, index)
+
+    def visible(self, text: str, index: int) -> str | None:
+        """Gives back a document of line `index`; None, and a report, if it is white space."""
+        if text and not text.isspace():
+            return text
+        self.report("empty", index)
+        return None
+
+    def until_damage(self, items: Iterable[Item]) -> Iterator[tuple[int, Item]]:
+        """Numbers what is read from the file, from 0, and reports what ends it too early."""
+        index = 0
+        try:
+            for item in items:
+                yield index, item
+                index += 1
+        except EOFError as error:
+            self.report("truncated", index, str(error))
+        except (OSError, zlib.error) as error:
+            self.report("unreadable", index or None, str(error))

@@ -1,0 +1,97 @@
+"""Finds the files that patterns mean, and the copies among them."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from alexatm_jax.text.byte_lines import read_blocks
+
+
+def matching_files(patterns: Iterable[str]) -> list[str]:
+    """Lists the files that paths or globs (`**` for any folders) match, each once.
+
+    They come pattern by pattern, and sorted by path within each.
+
+    Raises:
+      ValueError: if a pattern matches no file, naming what is there, or is a folder.
+    """
+    paths: dict[str, None] = {}
+    for pattern in patterns:
+        found = [pattern] if os.path.isfile(pattern) else _matches(pattern)
+        if not found:
+            raise ValueError(_nothing_found(pattern))
+        paths.update(dict.fromkeys(found))
+    return list(paths)
+
+
+def _matches(pattern: str) -> list[str]:
+    if os.path.isdir(pattern):
+        raise ValueError(
+            f"{pattern!r} is a folder; say which of its files, as in "
+            f"{os.path.join(pattern, '**', '*.jsonl.gz')!r}. It has {_names_in(pattern)}."
+        )
+    # A link to nowhere is kept: whoever reads it reports it.
+    return sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+
+
+def _nothing_found(pattern: str) -> str:
+    folder = Path(pattern).parent
+    while not folder.is_dir():
+        folder = folder.parent
+    return (
+        f"No file matches {pattern!r}. The nearest folder there is, {str(folder)!r}, has "
+        f"{_names_in(folder, like=Path(pattern).name)}; mend the pattern, or make the files."
+    )
+
+
+def _names_in(folder: str | Path, like: str = "", most: int = 5) -> str:
+    names = sorted(os.listdir(folder))
+    shown = get_close_matches(like, names, n=most, cutoff=0.5) or names[:most]
+    more = ", ..." if len(names) > len(shown) else ""
+    return ", ".join(map(repr, shown)) + more if names else "nothing in it"
+
+
+def file_bytes(path: str) -> int:
+    """Gives a file's size; 0 for one that cannot be read, which its reader will report."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def copies_among(paths: Sequence[str]) -> dict[str, str]:
+    """Maps each file with the same bytes as an earlier one to the first such file.
+
+    Only files of equal size are read, in blocks. Empty files are no copies.
+    """
+    by_size = defaultdict(list)
+    for path in paths:
+        by_size[file_bytes(path)].append(path)
+    copies: dict[str, str] = {}
+    for size, alike in by_size.items():
+        if size == 0 or len(alike) == 1:
+            continue
+        first_with: dict[bytes, str] = {}
+        for path in alike:
+            first = first_with.setdefault(_sha256(path), path)
+            if first != path:
+                copies[path] = first
+    return {path: copies[path] for path in paths if path in copies}
+
+
+def _sha256(path: str) -> bytes:
+    """Hashes the content; the path itself where that cannot be read, which equals no other."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            for block in read_blocks(file):
+                digest.update(block)
+    except OSError:
+        return path.encode(errors="surrogateescape")
+    return digest.digest()
