@@ -1,0 +1,1 @@
+"""Measurements of speed, each beside the strongest peer that runs the same task."""

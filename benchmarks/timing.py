@@ -1,0 +1,212 @@
+"""Times alternatives side by side: in turns, each in a process and on cores of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from statistics import median
+from typing import IO, TextIO
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class BenchmarkError(ValueError):
+    """A measurement that could not be taken."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was done in how long.
+
+    Args:
+      amount: of work, in the benchmark's unit, such as tokens.
+      seconds: by the clock on the wall.
+      cpu_seconds: of all threads and of child processes that have ended: what the work would
+        take on a machine that does nothing else, where it has one thread.
+    """
+
+    amount: float
+    seconds: float
+    cpu_seconds: float
+
+    def __post_init__(self) -> None:
+        if not (self.amount > 0 and self.seconds > 0 and self.cpu_seconds > 0):
+            raise BenchmarkError(f"{self} timed nothing; measure for longer.")
+
+    @property
+    def per_second(self) -> float:
+        return self.amount / self.seconds
+
+    @property
+    def per_cpu_second(self) -> float:
+        return self.amount / self.cpu_seconds
+
+
+def timed(step: Callable[[], float], seconds: float = 0.0) -> Timing:
+    """Repeats a step, which tells the amount it did, once and until `seconds` are over."""
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    amount = step()
+    while time.perf_counter() - start < seconds:
+        amount += step()
+    return Timing(amount, time.perf_counter() - start, _cpu_seconds() - cpu_start)
+
+
+def _cpu_seconds() -> float:
+    return sum(os.times()[:4])
+
+
+class Worker:
+    """A process that takes one measurement whenever it is asked.
+
+    Between measurements it waits, so that imports and preparation are paid once while several
+    workers take turns.
+
+    Args:
+      command: what to run with this Python, such as ["-m", "benchmarks.data_stages", "..."];
+        it calls `serve`.
+      log: file for all that it prints.
+      cores: to run on, where the system can pin processes; all by default.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, cores: Sequence[int] = ()) -> None:
+        self._command, self._log = list(command), log
+        threads = {name: "1" for name in _THREADS} if len(cores) == 1 else {}
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *command],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                cwd=ROOT,
+                env=os.environ | _QUIET | threads | {_CORES: ",".join(map(str, cores))},
+            )
+
+    def ready(self) -> None:
+        """Waits until preparation is done.
+
+        Raises:
+          BenchmarkError: if the process ended instead; with the end of its log.
+        """
+        self._answer()
+
+    def measure(self) -> Timing:
+        """Has one measurement taken.
+
+        Raises:
+          BenchmarkError: if the process ended instead; with the end of its log.
+        """
+        try:
+            self._pipe(self._process.stdin).write("measure\n")
+            self._pipe(self._process.stdin).flush()
+        except BrokenPipeError:
+            pass  # the answer tells why
+        return Timing(**self._answer())
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, float]:
+        line = self._pipe(self._process.stdout).readline()
+        if not line:
+            end = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            raise BenchmarkError(
+                f"python {' '.join(self._command)} ended with {self._process.wait()} before it "
+                f"had answered; the end of {self._log}:\n{end}"
+            )
+        return json.loads(line)
+
+    @staticmethod
+    def _pipe(stream: IO[str] | None) -> IO[str]:
+        assert stream is not None
+        return stream
+
+
+_CORES = "BENCHMARK_CORES"
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def serve(prepare: Callable[[], Callable[[], Timing]]) -> None:
+    """Runs a worker: prepares, then takes a measurement for every line of its standard input.
+
+    Args:
+      prepare: gives what takes one measurement; it runs on the worker's cores already.
+    """
+    answers = _own_standard_output()
+    cores = [int(core) for core in os.environ.get(_CORES, "").split(",") if core]
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    measure = prepare()
+    print("{}", file=answers, flush=True)
+    for _ in sys.stdin:
+        print(json.dumps(asdict(measure())), file=answers, flush=True)
+
+
+def _own_standard_output() -> TextIO:
+    """Keeps standard output for answers; what libraries print there joins the log."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return answers
+
+
+def in_turns(
+    measurements: Mapping[str, Callable[[], Timing]],
+    rounds: int,
+    report: Callable[[str], None] = lambda line: None,
+) -> dict[str, list[Timing]]:
+    """Takes each measurement once a round, so that a slow minute of the machine slows all.
+
+    Every other round goes backwards: what warms or slows the machine in the course of a round
+    then favours none.
+    """
+    timings: dict[str, list[Timing]] = {name: [] for name in measurements}
+    for number in range(rounds):
+        names = list(measurements)
+        for name in names if number % 2 == 0 else reversed(names):
+            timings[name].append(measurements[name]())
+            report(f"round {number + 1}/{rounds}: {name} {timings[name][-1].per_second:,.0f}/s")
+    return timings
+
+
+def median_rate(timings: Sequence[Timing]) -> float:
+    """The median of the amounts per second."""
+    return median(timing.per_second for timing in timings)
+
+
+def median_cpu_rate(timings: Sequence[Timing]) -> float:
+    """The median of the amounts per second of processor time."""
+    return median(timing.per_cpu_second for timing in timings)
+
+
+def ratio(ours: Sequence[Timing], theirs: Sequence[Timing]) -> float:
+    """The median over the rounds of our speed divided by theirs in the same round."""
+    pairs = zip(ours, theirs, strict=True)
+    return median(our.per_second / their.per_second for our, their in pairs)
+
+
+def available_cores() -> list[int]:
+    """Lists the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Gives the versions of Python and of those of the packages that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in packages:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
