@@ -4,6 +4,9 @@ The seven special pieces of `SPECIAL_PIECES` are looked up by name, so that voca
 trained elsewhere, with other ids, can be read. They never come out of plain text: a
 document that contains the characters "[CLM]" stays text, whereas `encode_prompt`, meant for
 prompts that we write, turns them into the special piece.
+
+python -m alexatm_jax.data.vocabulary train OUT.model --text LANGUAGE=PATTERN ...
+python -m alexatm_jax.data.vocabulary report MODEL --text LANGUAGE=PATTERN ...
 """
 
 from __future__ import annotations
@@ -13,8 +16,11 @@ import hashlib
 import io
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +42,19 @@ SPECIAL_PIECES = {
 }
 """Field of `SpecialIds` to piece, in the order of the ids that `train` gives: recipe §1."""
 
+RESERVED_PIECE = "<reserved_{}>"
+"""Of tags that a later task may give a meaning, numbered from 0: recipe §2."""
+
 _PROMPT_PIECES = ("[MASK]", "[CLM]", "[DOC]")
 _ModelProto: Any = sentencepiece_model_pb2.ModelProto  # type: ignore[attr-defined]
+_KINDS = {
+    _ModelProto.SentencePiece.NORMAL: "learned",
+    _ModelProto.SentencePiece.UNKNOWN: "reserved",
+    _ModelProto.SentencePiece.CONTROL: "reserved",
+    _ModelProto.SentencePiece.USER_DEFINED: "added",
+    _ModelProto.SentencePiece.UNUSED: "reserved",
+    _ModelProto.SentencePiece.BYTE: "byte",
+}
 
 
 @dataclass(frozen=True)
@@ -137,6 +154,20 @@ class Vocabulary:
                 run.append(token)
         return " ".join(part for part in parts[:-1] if part)
 
+    @cached_property
+    def pieces(self) -> tuple[tuple[str, str], ...]:
+        """The V pieces, each with its kind.
+
+        Kinds: "special" (the seven), "reserved" (other pieces that no text gives), "byte", "added"
+        (kept whole wherever they occur) and "learned". U+2581 stands for a space.
+        """
+        proto = _ModelProto.FromString(self._model.serialized_model_proto())
+        special = set(SPECIAL_PIECES.values())
+        return tuple(
+            (piece.piece, "special" if piece.piece in special else _KINDS[piece.type])
+            for piece in proto.pieces
+        )
+
     def piece_bytes(self, *, first: bool) -> list[bytes]:
         """Gives what each of the V pieces adds to a decoded text, in UTF-8.
 
@@ -165,21 +196,33 @@ def train(
     model_type: str = "bpe",
     user_defined_symbols: Sequence[str] = (),
     character_coverage: float = 0.9995,
+    required_characters: str = "",
+    num_reserved: int = 0,
+    num_threads: int = 1,
+    over_two_gigabytes: bool = False,
 ) -> Vocabulary:
     """Trains a vocabulary with SentencePiece and writes it to `path`, whole or not at all.
 
-    The special pieces get ids 0 to 6 in the order of `SPECIAL_PIECES`. Text is kept as it
-    is: no normalization (which would lose the zero-width non-joiner of Telugu), digits
-    apart, and bytes for characters without a piece. The same input gives the same file.
+    The special pieces get ids 0 to 6 in the order of `SPECIAL_PIECES`, the reserved ones those
+    after them. Text is kept as it is: no normalization (which would lose the zero-width
+    non-joiner of Telugu), digits apart, and bytes for characters without a piece. The same input
+    and arguments give the same file.
 
     Args:
       sentences: NFC texts, held in memory by SentencePiece.
       path: file to write.
-      size: number of pieces, special and byte pieces included.
+      size: number of pieces, all kinds of them included.
       model_type: "bpe" or "unigram". Unigram, the paper's choice, needs a large lexicon: it
         shatters one of a few thousand words.
-      user_defined_symbols: texts to keep as one piece wherever they occur.
+      user_defined_symbols: texts to keep as one piece wherever they occur, in words too.
       character_coverage: share of the characters, by frequency, that get their own piece.
+      required_characters: characters that get their own piece, however rare; unlike a symbol
+        of one character they may be part of longer pieces too.
+      num_reserved: how many of `RESERVED_PIECE` to add. No text ever gives them.
+      num_threads: of SentencePiece. With unigram each number gives slightly other pieces,
+        because sums of floats are then taken in another order.
+      over_two_gigabytes: whether the sentences may have more than 2^31 characters, for which
+        SentencePiece needs wider indices, and half as much memory again.
 
     Raises:
       ValueError: if there is no text, `size` does not suit it, or a symbol is special.
@@ -196,12 +239,18 @@ def train(
     content = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
+            # SentencePiece's BPE aborts the process over a required character that never occurs.
+            sentence_iterator=chain(sentences, required_characters),
             model_writer=content,
             vocab_size=size,
             model_type=model_type,
             user_defined_symbols=list(user_defined_symbols),
             character_coverage=character_coverage,
+            required_chars=required_characters,
+            # Control pieces, unlike user-defined ones, are never matched in text.
+            control_symbols=[*_PROMPT_PIECES, *map(RESERVED_PIECE.format, range(num_reserved))],
+            num_threads=num_threads,
+            train_extremely_large_corpus=over_two_gigabytes,
             **_TRAINER_OPTIONS,
         )
     except RuntimeError as error:
@@ -213,15 +262,12 @@ def train(
 _TRAINER_OPTIONS: dict[str, Any] = {
     **{f"{name}_id": row for row, name in enumerate(("pad", "bos", "eos", "unk"))},
     **{f"{name}_piece": SPECIAL_PIECES[name] for name in ("pad", "bos", "eos", "unk")},
-    # Control pieces, unlike user-defined ones, are never matched in text.
-    "control_symbols": list(_PROMPT_PIECES),
     "byte_fallback": True,
     "split_digits": True,
     "normalization_rule_name": "identity",
     "remove_extra_whitespaces": False,
     # SentencePiece silently skips longer texts, by default those above 4 kB.
     "max_sentence_length": 1 << 30,
-    "num_threads": 1,
     "minloglevel": 2,
 }
 
@@ -272,3 +318,11 @@ def _check_special_pieces(proto: Any, path: Path) -> None:
         f"{path} lacks the special pieces {missing}; near pieces are {near}; use a "
         f"vocabulary that has all of {list(SPECIAL_PIECES.values())}."
     )
+
+
+if __name__ == "__main__":
+    from alexatm_jax.data.vocabulary_training import main
+    from alexatm_jax.log_lines import print_log_lines
+
+    print_log_lines()
+    sys.exit(main())
