@@ -1,0 +1,80 @@
+"""Sorts more hashes than memory holds: sorted runs in a temporary file, merged range by range."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import IO
+
+import numpy as np
+
+HASH, OWNER = np.dtype("<u8"), np.dtype("<u2")
+RUN_HASHES = 1 << 21
+"""Hashes sorted at a time: about 100 MB of memory."""
+
+
+class SortedRuns:
+    """Hashes with their owners, small integers.
+
+    Args of the constructor:
+      file: an open binary file, empty; holds 8 bytes for each hash, less what repeats within a run.
+      hash_bits: all hashes are below 2^hash_bits, and spread evenly.
+    """
+
+    def __init__(self, file: IO[bytes], hash_bits: int) -> None:
+        self._file = file
+        self._hash_bits = hash_bits
+        self._owners: list[int] = []
+        self._lengths: list[int] = []
+
+    def add(self, owner: int, blocks: Iterable[np.ndarray]) -> None:
+        """Adds the hashes of one owner, uint64 [any] each, whose owners come in ascending order."""
+        waiting: list[np.ndarray] = []
+        length = 0
+        for block in blocks:
+            waiting.append(block)
+            length += len(block)
+            if length >= RUN_HASHES:
+                self._spill(owner, np.concatenate(waiting))
+                waiting, length = [], 0
+        if length:
+            self._spill(owner, np.concatenate(waiting))
+
+    def _spill(self, owner: int, hashes: np.ndarray) -> None:
+        run = np.unique(hashes).astype(HASH)
+        self._file.write(run.tobytes())
+        self._owners.append(owner)
+        self._lengths.append(len(run))
+
+    def merged(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Gives all distinct pairs of hash and owner, sorted, in blocks of a range of hashes.
+
+        Returns:
+          uint64 [N] and uint16 [N] at a time; all pairs of one hash come in the same block.
+        """
+        if not self._lengths:
+            return
+        self._file.flush()
+        runs = np.split(np.memmap(self._file, HASH, "r"), np.cumsum(self._lengths)[:-1])
+        for first, last in itertools.pairwise(self._cuts(runs)):
+            hashes = [run[i:j] for run, i, j in zip(runs, first, last, strict=True)]
+            owners = np.repeat(np.array(self._owners, OWNER), last - first)
+            yield _distinct(np.concatenate(hashes), owners)
+
+    def _cuts(self, runs: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """Cuts each run into ranges of hashes, which together hold about RUN_HASHES."""
+        parts = -(-sum(self._lengths) // RUN_HASHES)
+        for part in range(parts):
+            bound = np.uint64((part << self._hash_bits) // parts)
+            yield np.array([run.searchsorted(bound) for run in runs])
+        yield np.array(self._lengths)
+
+
+def _distinct(hashes: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sorts pairs whose owners ascend, and keeps one of each."""
+    # A stable sort leaves the owners of one hash ascending, so equal pairs come together.
+    order = np.argsort(hashes, kind="stable")
+    hashes, owners = hashes[order], owners[order]
+    new = np.ones(len(hashes), bool)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
+    return hashes[new], owners[new]
