@@ -1,13 +1,14 @@
 """The cache folder: tokenized documents, mixtures and evaluation tasks on disk.
 
     {cache_dir}/vocabulary.model
-    {cache_dir}/corpora/{corpus}/documents.array_record-00000-of-00001, ...
-    {cache_dir}/corpora/{corpus}/provenance.json
+    {cache_dir}/corpora/{corpus}/documents-00000-of-00001.tokens, .ends, ...
+    {cache_dir}/corpora/{corpus}/provenance.json, problems.json
     {cache_dir}/mixtures/{mixture}.json
     {cache_dir}/evaluation/{task}.json
 
 Training and evaluation read it without TensorFlow or SeqIO. Everything is written under a
-temporary name and renamed, so that nothing half-written can pass for whole.
+temporary name and renamed, so that nothing half-written can pass for whole; `corpus_writing`
+writes the corpora.
 """
 
 from __future__ import annotations
@@ -16,25 +17,20 @@ import difflib
 import hashlib
 import inspect
 import json
-import logging
 import math
 import os
 import re
-import shutil
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from alexatm_jax.data.objectives import objective_from_spec
-from alexatm_jax.data.records import REMAKE, CacheError, TokenSource, write_records
+from alexatm_jax.data.token_files import REMAKE, CacheError, TokenFiles
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.whole_files import write_json, write_whole
-
-logger = logging.getLogger(__name__)
 
 _DTYPES = ("uint16", "int32")
 _SHOWN_TOKENS = 48
@@ -50,12 +46,18 @@ class Provenance:
     Attributes:
       corpus: name of the corpus, its folder's name too.
       split: split of the source that was read.
-      source: description of the source, compared before a corpus is used again.
+      source: description of the source and what was done to its text, compared before a corpus
+        is used again.
       vocabulary_sha256: hash of the vocabulary file that tokenized it.
       num_documents: documents written, each with at least one token.
       num_tokens: tokens in all of them.
       num_empty: documents skipped because they had no token.
-      dtype: how a record stores its tokens, "uint16" or "int32".
+      dtype: how the files store tokens, "uint16" or "int32".
+      num_sentences: sentences of the documents; 0 if no preparation counted them.
+      dropped: sentences left out of them, by the benchmark that they share an n-gram with.
+      num_dropped: sentences left out, each counted once.
+      problems: what was wrong with the source's text, by kind; see `text.problems`.
+      shards: for each shard, what `token_files.Shard` holds.
     """
 
     corpus: str
@@ -66,6 +68,11 @@ class Provenance:
     num_tokens: int
     num_empty: int
     dtype: str
+    num_sentences: int
+    dropped: Mapping[str, int]
+    num_dropped: int
+    problems: Mapping[str, int]
+    shards: Sequence[Mapping[str, Any]]
 
     def __post_init__(self) -> None:
         if self.num_documents < 1 or self.num_tokens < self.num_documents:
@@ -83,12 +90,23 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task of a mixture: a corpus, a rate and what the objective's `spec()` gives."""
+    """One task of a mixture.
+
+    Attributes:
+      name: its name, one in the mixture.
+      corpus: the corpus that it reads.
+      rate: its share of the mixture's text tokens, which are the documents' own, before any
+        noise; relative to the other tasks' rates. The reader sees to it, whatever the documents'
+        lengths.
+      objective: what the objective's `spec()` gives.
+      labels: what its text is, for reports: such as source, language and form.
+    """
 
     name: str
     corpus: str
     rate: float
     objective: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not (self.rate > 0 and math.isfinite(self.rate)):
@@ -121,7 +139,7 @@ class CachedCorpus:
     """The documents of a corpus and where they come from."""
 
     provenance: Provenance
-    source: TokenSource
+    source: TokenFiles
 
     @property
     def num_documents(self) -> int:
@@ -164,112 +182,30 @@ def check_vocabulary(cache_dir: PathLike, sha256: str, owner: str) -> None:
         )
 
 
-def write_corpus(
-    cache_dir: PathLike,
-    corpus: str,
-    documents: Iterable[np.ndarray],
-    *,
-    split: str,
-    source: str,
-    vocabulary_sha256: str,
-    vocabulary_size: int | None = None,
-    shard_bytes: int = 1 << 30,
-) -> Provenance:
-    """Writes tokenized documents; they appear all at once, or not at all.
-
-    Args:
-      cache_dir: folder of the cache.
-      corpus: name, not yet in the cache.
-      documents: integer arrays [N] without `<s>` and `</s>`; empty ones are skipped.
-      split: split of the source.
-      source: description of the source.
-      vocabulary_sha256: hash of the vocabulary that tokenized them.
-      vocabulary_size: V, if known: ids are then checked, and take 2 bytes if V <= 65536.
-      shard_bytes: a new file is begun once one holds so many bytes of tokens.
-
-    Raises:
-      CacheError: if the corpus exists, the cache's vocabulary is another, a document is no
-        array of token ids, or all are empty.
-    """
-    folder = _corpus_folder(cache_dir, corpus)
-    if folder.exists():
-        raise CacheError(f"{folder} is already there; remove it if it is to be replaced.")
-    check_vocabulary(cache_dir, vocabulary_sha256, f"corpus {corpus!r}")
-    num_ids = vocabulary_size or np.iinfo(np.int32).max
-    dtype = "uint16" if num_ids <= 1 << 16 else "int32"
-    temporary = folder.with_name(f".{corpus}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        counts = write_records(temporary, documents, dtype, num_ids, shard_bytes)
-        provenance = Provenance(corpus, split, source, vocabulary_sha256, *counts, dtype)
-        write_json(temporary / "provenance.json", asdict(provenance))
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return provenance
-
-
-def ensure_corpus(
-    cache_dir: PathLike,
-    corpus: str,
-    documents: Iterable[np.ndarray],
-    *,
-    split: str,
-    source: str,
-    vocabulary: Vocabulary,
-) -> Provenance:
-    """Writes a corpus, unless it is in the cache already; then `documents` stay unread.
-
-    Raises:
-      CacheError: as `write_corpus` and `read_corpus`, or if the corpus in the cache has
-        another split or source.
-    """
-    if _corpus_folder(cache_dir, corpus).is_dir():
-        held = read_corpus(cache_dir, corpus).provenance
-        if (held.split, held.source) != (split, source):
-            raise CacheError(
-                f"corpus {corpus!r} of {cache_dir} is split {held.split!r} of "
-                f"{held.source}, not split {split!r} of {source}; use another cache, or "
-                "remove this corpus."
-            )
-        logger.info("Corpus %s is in %s already.", corpus, cache_dir)
-        return held
-    start = time.monotonic()
-    written = write_corpus(
-        cache_dir,
-        corpus,
-        documents,
-        split=split,
-        source=source,
-        vocabulary_sha256=vocabulary.sha256,
-        vocabulary_size=vocabulary.size,
-    )
-    speed = written.num_tokens / (time.monotonic() - start)
-    logger.info(
-        "cached corpus %s (%s): %d documents, %d tokens, %.0f tokens/s; %d empty left out",
-        *(corpus, source, written.num_documents, written.num_tokens, speed, written.num_empty),
-    )
-    return written
+def corpus_folder(cache_dir: PathLike, corpus: str) -> Path:
+    """Names the folder of a corpus, there or not; raises CacheError if it could not be one."""
+    return Path(cache_dir) / "corpora" / _checked(corpus)
 
 
 def read_corpus(cache_dir: PathLike, corpus: str) -> CachedCorpus:
     """Opens a corpus of the cache.
 
     Raises:
-      CacheError: if it is unknown or unreadable, its counts disagree with its records, or
+      CacheError: if it is unknown or unreadable, its counts disagree with its files, or
         the cache's vocabulary is another.
     """
     _check_is_cache(cache_dir)
-    folder = _corpus_folder(cache_dir, corpus)
+    folder = corpus_folder(cache_dir, corpus)
     if not folder.is_dir():
         raise CacheError(_unknown("corpus", corpus, folder.parent.glob("[!.]*")))
     provenance = _parsed(Provenance, _read_json(folder / "provenance.json"), folder)
     check_vocabulary(cache_dir, provenance.vocabulary_sha256, f"corpus {corpus!r}")
-    source = TokenSource(folder, provenance.dtype)
-    if len(source) != provenance.num_documents:
+    source = TokenFiles(folder, provenance.dtype, provenance.shards)
+    counts = len(source), source.num_tokens
+    if counts != (provenance.num_documents, provenance.num_tokens):
         raise CacheError(
-            f"{folder} holds {len(source)} documents, but its provenance.json says "
-            f"{provenance.num_documents}; {REMAKE}."
+            f"{folder} holds {counts[0]} documents of {counts[1]} tokens, but its provenance.json "
+            f"says {provenance.num_documents} of {provenance.num_tokens}; {REMAKE}."
         )
     return CachedCorpus(provenance, source)
 
@@ -361,10 +297,6 @@ def _checked(name: str) -> str:
             f"{name!r} cannot name a file of the cache; use letters, digits and _ - : ."
         )
     return name
-
-
-def _corpus_folder(cache_dir: PathLike, corpus: str) -> Path:
-    return Path(cache_dir) / "corpora" / _checked(corpus)
 
 
 def _json_path(cache_dir: PathLike, kind: str, name: str) -> Path:

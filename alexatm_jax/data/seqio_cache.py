@@ -7,21 +7,22 @@ training and evaluation need.
 from __future__ import annotations
 
 import difflib
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import seqio
 
-from alexatm_jax.data import cache
-from alexatm_jax.data.cache import MixtureSpec, PathLike, TaskSpec
+from alexatm_jax.data import beam_corpus, cache, corpus_writing
+from alexatm_jax.data.cache import MixtureSpec, PathLike, Provenance, TaskSpec
+from alexatm_jax.data.corpus_writing import CorpusJob
 from alexatm_jax.data.seqio_few_shot import SeqioFewShotTask
 from alexatm_jax.data.seqio_tasks import CachedDocuments, ObjectivePreprocessor, TokenizeDocuments
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.evaluation.prompts import FewShotTask
+from alexatm_jax.text.documents import Intake
+from alexatm_jax.text.problems import Problems
 
 
 def registered(name: str) -> seqio.Task | seqio.Mixture:
@@ -61,14 +62,66 @@ def evaluation_payload(task_name: str) -> dict[str, Any]:
     return payload
 
 
-def mixture_spec(mixture_name: str) -> MixtureSpec:
+@dataclass(frozen=True)
+class SeqioDocuments:
+    """Documents of a SeqIO source, whose functions cannot be pickled: one unit, read in order.
+
+    Attributes:
+      source: yields examples with the feature "text".
+      split: which to read.
+      max_document_bytes: longer documents are reported and left out.
+    """
+
+    source: seqio.DataSourceInterface
+    split: str
+    max_document_bytes: int = 10 << 20
+
+    @property
+    def description(self) -> str:
+        # Where an object lies in memory tells nothing about what it reads.
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.source))
+
+    def units(self) -> list[dict[str, Any]]:
+        return [{"split": self.split}]
+
+    def documents(self, unit: Mapping[str, Any], problems: Problems) -> Iterator[str]:
+        """Reads the split; problems are reported with the number of the example.
+
+        Raises:
+          ValueError: if the source yields no "text".
+        """
+        dataset = self.source.get_dataset(split=unit["split"], shuffle=False)
+        if "text" not in dataset.element_spec:
+            raise ValueError(
+                f"{self.source!r} yields the features {sorted(dataset.element_spec)}; documents "
+                "are read from 'text'; rename the feature in the source."
+            )
+        intake = Intake(f"{self.description}, {self.split}", problems, self.max_document_bytes)
+        for index, example in enumerate(dataset.as_numpy_iterator()):
+            text = intake.text(example["text"], index)
+            if text is not None:
+                yield text
+
+
+def mixture_spec(
+    mixture_name: str, provenances: Mapping[str, Provenance] | None = None
+) -> MixtureSpec:
     """Reads a registered mixture, or a single task, back as data; rates sum to 1.
+
+    A rate is a share of the text tokens, where SeqIO's own is one of the examples; see `TaskSpec`.
+
+    Args:
+      mixture_name: a registered mixture or pre-training task.
+      provenances: of its corpora, by name, from which a recipe's shares follow.
 
     Raises:
       ValueError: if the name is unknown (the message gives the nearest), a task was not
-        registered by `add_pretraining_tasks`, or vocabularies differ.
+        registered by `add_pretraining_tasks`, vocabularies differ, or counts are missing.
     """
-    return _mixture(mixture_name)[0]
+    tasks = _drawn_tasks(mixture_name)
+    rates = _rates(mixture_name, tasks, provenances)
+    specs = tuple(_task_spec(task, rates[task.name] / sum(rates.values())) for task in tasks)
+    return MixtureSpec(mixture_name, _vocabulary(mixture_name, tasks).sha256, specs)
 
 
 def num_documents(mixture_name: str) -> dict[str, int | None]:
@@ -80,9 +133,9 @@ def num_documents(mixture_name: str) -> dict[str, int | None]:
       ValueError: if the name is unknown or a task was not registered by `add_pretraining_tasks`.
     """
     tasks = seqio.get_subtasks(registered(mixture_name))
-    corpora = {_task_spec(task, 1.0).corpus: task for task in tasks}
+    corpora = {_marker(task).corpus: task for task in tasks}
     return {
-        corpus: task.source.num_input_examples(task.preprocessors[1].split)
+        corpus: task.source.num_input_examples(_marker(task).split)
         for corpus, task in corpora.items()
     }
 
@@ -93,53 +146,92 @@ def build_cache(
     *,
     evaluation_tasks: Sequence[str] = (),
     max_documents: int | None = None,
+    num_workers: int = 1,
+    on_problem: str = "skip",
+    beam_options: Sequence[str] | None = None,
 ) -> MixtureSpec:
     """Writes a mixture and evaluation tasks into a cache, with all that they need.
 
     A corpus that is there already is kept if vocabulary and source are the same, so that
-    the call costs little the second time.
+    the call costs little the second time; one that was begun is gone on with.
 
     Args:
       cache_dir: folder of the cache; made if absent.
       mixture_name: a registered mixture or pre-training task.
       evaluation_tasks: names of registered few-shot tasks.
       max_documents: read only so many from each source.
+      num_workers: the most processes to start; see `corpus_writing.write_corpora`.
+      on_problem: "skip" leaves unusable text out and reports it, "stop" raises TextError.
+      beam_options: has Apache Beam write the corpora, with these pipeline options.
 
     Raises:
-      ValueError: as `mixture_spec` and `evaluation_payload`, or if the cache holds another
-        vocabulary or another corpus of the same name, which are left alone.
+      ValueError: as `mixture_spec`, `evaluation_payload` and `write_corpora`, or if the cache
+        holds another vocabulary or another corpus of the same name, which are left alone.
     """
-    spec, tasks, vocabulary = _mixture(mixture_name)
+    tasks = _drawn_tasks(mixture_name)
+    vocabulary = _vocabulary(mixture_name, tasks)
     payloads = [evaluation_payload(name) for name in evaluation_tasks]
+    jobs = [_job(t, vocabulary, max_documents, on_problem) for t in _one_per_corpus(tasks)]
     cache.install_vocabulary(cache_dir, vocabulary)
-    for task in _one_per_corpus(tasks):
-        _cache_corpus(cache_dir, task, vocabulary, max_documents)
+    if beam_options is None:
+        provenances = corpus_writing.write_corpora(cache_dir, jobs, num_workers=num_workers)
+    else:
+        provenances = beam_corpus.write_corpora(cache_dir, jobs, options=beam_options)
+    spec = mixture_spec(mixture_name, provenances)
     cache.write_mixture(cache_dir, spec)
     for payload in payloads:
         cache.write_evaluation_task(cache_dir, payload)
     return spec
 
 
-def _mixture(name: str) -> tuple[MixtureSpec, list[seqio.Task], Vocabulary]:
-    whole = registered(name)
+def _drawn_tasks(mixture_name: str) -> list[seqio.Task]:
+    """Gives the tasks of a mixture, without those at rate 0; checks that they are ours."""
+    whole = registered(mixture_name)
     tasks = seqio.get_subtasks(whole)
-    single = isinstance(whole, seqio.Task)
-    rates = [1.0 if single else whole.get_rate(task) for task in tasks]
-    drawn = [(task, rate) for task, rate in zip(tasks, rates, strict=True) if rate != 0]
-    specs = tuple(_task_spec(task, rate / sum(rates)) for task, rate in drawn)
-    vocabularies = {_tokenizer(task).vocabulary.wrapped.sha256: task for task, _ in drawn}
+    if isinstance(whole, seqio.Mixture) and _recipe_shares(whole) is None:
+        tasks = [task for task in tasks if whole.get_rate(task) != 0]
+    for task in tasks:
+        _marker(task)
+    return tasks
+
+
+def _rates(
+    mixture_name: str, tasks: Sequence[seqio.Task], provenances: Mapping[str, Provenance] | None
+) -> Mapping[str, float]:
+    whole = registered(mixture_name)
+    if isinstance(whole, seqio.Task):
+        return {mixture_name: 1.0}
+    shares = _recipe_shares(whole)
+    if shares is None:
+        return {task.name: whole.get_rate(task) for task in tasks}
+    if provenances is None:
+        raise ValueError(
+            f"the shares of {mixture_name!r} follow from the counts of its corpora; write them "
+            "with --run_mode=cache and give their provenances."
+        )
+    return shares(provenances)
+
+
+def _recipe_shares(
+    whole: seqio.Mixture,
+) -> Callable[[Mapping[str, Provenance]], dict[str, float]] | None:
+    """Gives the method that `seqio_recipe.RecipeMixture` has, which stands above this module."""
+    return getattr(whole, "shares", None)
+
+
+def _vocabulary(mixture_name: str, tasks: Sequence[seqio.Task]) -> Vocabulary:
+    vocabularies = {_tokenizer(task).vocabulary.wrapped.sha256: task for task in tasks}
     if len(vocabularies) != 1:
         owners = {sha256: task.name for sha256, task in vocabularies.items()}
         raise ValueError(
-            f"tasks of {name!r} have the vocabularies {owners}; a mixture needs exactly "
+            f"tasks of {mixture_name!r} have the vocabularies {owners}; a mixture needs exactly "
             "one; register its tasks with the same, at rates other than 0."
         )
-    ((sha256, task),) = vocabularies.items()
-    vocabulary = _tokenizer(task).vocabulary.wrapped
-    return MixtureSpec(name, sha256, specs), [task for task, _ in drawn], vocabulary
+    return _tokenizer(tasks[0]).vocabulary.wrapped
 
 
-def _task_spec(task: seqio.Task, rate: float) -> TaskSpec:
+def _marker(task: seqio.Task) -> CachedDocuments:
+    """Finds where a task's documents are cached; raises ValueError if the task is not ours."""
     steps = [type(step) for step in task.preprocessors]
     if steps != [TokenizeDocuments, CachedDocuments, ObjectivePreprocessor]:
         names = [step.__name__ for step in steps]
@@ -147,8 +239,12 @@ def _task_spec(task: seqio.Task, rate: float) -> TaskSpec:
             f"task {task.name!r} has the preprocessors {names}; our cache needs tokenized "
             "documents and an objective; register the task with add_pretraining_tasks."
         )
-    _, documents, objective = task.preprocessors
-    return TaskSpec(task.name, documents.corpus, rate, objective.objective.spec())
+    return task.preprocessors[1]
+
+
+def _task_spec(task: seqio.Task, rate: float) -> TaskSpec:
+    marker, objective = _marker(task), task.preprocessors[2].objective
+    return TaskSpec(task.name, marker.corpus, rate, objective.spec(), marker.labels)
 
 
 def _tokenizer(task: seqio.Task) -> TokenizeDocuments:
@@ -158,7 +254,7 @@ def _tokenizer(task: seqio.Task) -> TokenizeDocuments:
 def _one_per_corpus(tasks: Iterable[seqio.Task]) -> list[seqio.Task]:
     first: dict[str, seqio.Task] = {}
     for task in tasks:
-        corpus = task.preprocessors[1].corpus
+        corpus = _marker(task).corpus
         other = first.setdefault(corpus, task)
         if other.source is not task.source:
             raise ValueError(
@@ -168,39 +264,17 @@ def _one_per_corpus(tasks: Iterable[seqio.Task]) -> list[seqio.Task]:
     return list(first.values())
 
 
-def _cache_corpus(
-    cache_dir: PathLike, task: seqio.Task, vocabulary: Vocabulary, max_documents: int | None
-) -> None:
-    marker = task.preprocessors[1]
-    limit = "" if max_documents is None else f"the first {max_documents} documents of "
-    cache.ensure_corpus(
-        cache_dir,
-        marker.corpus,
-        _tokenized(task.source, marker.split, vocabulary, max_documents),
+def _job(
+    task: seqio.Task, vocabulary: Vocabulary, max_documents: int | None, on_problem: str
+) -> CorpusJob:
+    marker = _marker(task)
+    return CorpusJob(
+        corpus=marker.corpus,
         split=marker.split,
-        source=limit + (marker.description or _described(task.source)),
+        documents=marker.documents or SeqioDocuments(task.source, marker.split),
+        preparation=marker.preparation,
         vocabulary=vocabulary,
+        on_problem=on_problem,
+        max_documents=max_documents,
+        description=marker.description,
     )
-
-
-def _described(source: seqio.DataSourceInterface) -> str:
-    # Where an object lies in memory tells nothing about what it reads.
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(source))
-
-
-def _tokenized(
-    source: seqio.DataSourceInterface,
-    split: str,
-    vocabulary: Vocabulary,
-    max_documents: int | None,
-) -> Iterator[np.ndarray]:
-    dataset = source.get_dataset(split=split, shuffle=False)
-    if "text" not in dataset.element_spec:
-        raise ValueError(
-            f"{source!r} yields the features {sorted(dataset.element_spec)}; documents are "
-            "read from 'text'; rename the feature in the source."
-        )
-    examples = itertools.islice(dataset.as_numpy_iterator(), max_documents)
-    # SentencePiece's own batches, tried with 1 and 2 threads, are no faster than its loop.
-    for example in examples:
-        yield vocabulary.encode(example["text"].decode())

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from alexatm_jax import preflight
-from alexatm_jax.data import cache
+from alexatm_jax.data import cache, mixture_report
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +38,40 @@ class DataConfig:
     max_documents: int = 1_000_000
 
 
-def build_cache(data: DataConfig, max_documents: int | None = None) -> cache.MixtureSpec:
+def build_cache(
+    data: DataConfig,
+    max_documents: int | None = None,
+    num_workers: int = 0,
+    on_problem: str = "skip",
+    beam_options: Sequence[str] | None = None,
+) -> cache.MixtureSpec:
     """Run mode `cache`: writes the mixture's documents and its evaluation tasks.
 
-    Needs TensorFlow and SeqIO, the extra [data].
+    Needs TensorFlow and SeqIO, the extra [data]. Stopped anywhere, it goes on where it stood.
 
     Args:
       max_documents: writes only so many of each corpus; None writes all.
+      num_workers: processes that read and tokenize; 0 is one for each core.
+      on_problem: "skip" leaves out text that cannot be used, counts it and reports it in
+        problems.json; "stop" ends the run at the first of it.
+      beam_options: has Apache Beam, the extra [beam], write the documents, with these pipeline
+        options; see `data/beam_corpus.py`.
     """
     with preflight.refusing():
         check_can_build(data, largest=None)
-        return _write_cache(data, max_documents)
+        spec = _write_cache(
+            data,
+            max_documents=max_documents,
+            num_workers=num_workers or _num_cores(),
+            on_problem=on_problem,
+            beam_options=beam_options,
+        )
+    provenances = {
+        task.corpus: cache.read_corpus(data.cache_dir, task.corpus).provenance
+        for task in spec.tasks
+    }
+    logger.info("%s", mixture_report.table(spec, provenances))
+    return spec
 
 
 def open_cache(data: DataConfig) -> cache.MixtureSpec:
@@ -53,17 +80,22 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
         if is_cached(data):
             return cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
         check_can_build(data, largest=data.max_documents)
-        return _write_cache(data)
+        return _write_cache(data, num_workers=_num_cores())
 
 
-def _write_cache(data: DataConfig, max_documents: int | None = None) -> cache.MixtureSpec:
+def _write_cache(data: DataConfig, **options: Any) -> cache.MixtureSpec:
     spec: cache.MixtureSpec = _seqio_cache(data).build_cache(
         data.cache_dir,
         data.mixture_or_task_name,
         evaluation_tasks=data.evaluation_tasks,
-        max_documents=max_documents,
+        **options,
     )
     return spec
+
+
+def _num_cores() -> int:
+    """Counts the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_can_build(data: DataConfig, largest: int | None) -> None:

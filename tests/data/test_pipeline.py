@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexatm_jax.batch import batch_shapes, check_batch
-from alexatm_jax.data.cache import MixtureSpec, TaskSpec, write_corpus, write_mixture
+from alexatm_jax.data.cache import MixtureSpec, TaskSpec, write_mixture
+from alexatm_jax.data.corpus_writing import write_tokens
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import objective_from_spec
 from alexatm_jax.data.packing import MODES, Packing
@@ -301,7 +302,7 @@ def test_an_error_of_the_reader_surfaces_in_the_consumer():
 
 def test_a_cached_mixture_reads_like_its_corpora(tmp_path, monkeypatch):
     for name, corpus in CORPORA.items():
-        write_corpus(tmp_path, name, corpus, split="train", source="test", vocabulary_sha256="0")
+        write_tokens(tmp_path, name, corpus, split="train", source="test", vocabulary_sha256="0")
     write_mixture(tmp_path, MixtureSpec("all", "0", TASKS))
     monkeypatch.setattr(
         "alexatm_jax.data.pipeline.read_vocabulary",

@@ -169,7 +169,7 @@ def damage_records_garbage(cache: Path) -> None:
         (damage_vocabulary_other, ["vocabulary", "tiny_mixture", "use the cache"]),
         (damage_mixture, ["tiny_mixture.json cannot be read", "remove this cache"]),
         (damage_provenance, ["provenance.json cannot be read", "remove this cache"]),
-        (damage_records_gone, ["corpora/tiny", "not all of its files", "remove this cache"]),
+        (damage_records_gone, ["corpora/tiny", "is missing", "remove this cache"]),
         (damage_records_empty, ["corpora/tiny", "remove this cache"]),
         (damage_records_cut, ["corpora/tiny", "remove this cache"]),
         (damage_records_garbage, ["corpora/tiny", "remove this cache"]),
