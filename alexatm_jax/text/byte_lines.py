@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -72,7 +73,12 @@ def lines_in_range(
 
     Returns:
       The offset at which the first of them begins, and the lines.
+
+    Raises:
+      EOFError: if the file ends before the range does.
     """
+    if file.seek(0, os.SEEK_END) < stop:
+        raise EOFError(f"the file ends before byte {stop}, which it had when it was listed")
     begin, end = line_start(file, start), line_start(file, stop)
     file.seek(begin)
     return begin, split_lines(read_blocks(file, max(0, end - begin)), max_bytes)

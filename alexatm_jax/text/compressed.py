@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 COMPRESSIONS = (".gz", ".zst")
-# A Zstandard block of 4 bytes may stand for 128 KiB: this much input gives 16 MiB at most.
-FEED_BYTES = 512
+# A Zstandard block of 4 bytes may stand for 128 KiB: this much input gives 8 MiB at most.
+FEED_BYTES = 256
 
 
 class _ZstandardFile(io.RawIOBase):
@@ -42,6 +42,8 @@ class _ZstandardFile(io.RawIOBase):
                 if self._frame is not None:
                     raise EOFError("the last Zstandard frame is incomplete")
                 return 0
+            # Lets go of the old content before the new is made.
+            self._ready = memoryview(b"")
             self._ready = memoryview(self._decompressed(data))
         view = memoryview(buffer)
         count = min(len(view), len(self._ready))

@@ -24,6 +24,7 @@ from alexatm_jax.text.tfrecords import bytes_feature, read_records
 Part = Mapping[str, Any]
 """A file (`path`), or what lies in [`start`, `stop`) of it: bytes, or Parquet's row groups."""
 
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 ENDINGS = {
     "text": r"\.txt(\.gz|\.zst)?",
     "json": r"\.(jsonl|json-lines|ndjson|json)(\.gz|\.zst)?",
@@ -104,6 +105,11 @@ def documents_of(part: Part, intake: Intake, text_field: str, document: str) -> 
 def _lines(part: Part, intake: Intake) -> Iterator[bytes]:
     path = part["path"]
     with open_bytes(path) as file:
+        if file.peek(2)[:2] in UTF16_MARKS:  # type: ignore[attr-defined]
+            # Half of its lines would pass for UTF-8 with NUL characters.
+            if part.get("start", 0) == 0:
+                intake.report("invalid_utf8", None, "it begins as UTF-16 does")
+            return
         begin, lines = 0, split_lines(read_blocks(file), intake.max_bytes)
         if "start" in part:
             begin, lines = lines_in_range(file, part["start"], part["stop"], intake.max_bytes)

@@ -19,7 +19,8 @@ def matching_files(patterns: Iterable[str]) -> list[str]:
     They come pattern by pattern, and sorted by path within each.
 
     Raises:
-      ValueError: if a pattern matches no file, naming what is there, or is a folder.
+      ValueError: if a pattern matches no file, naming what is there, or is a folder, or if a name
+        is not UTF-8.
     """
     paths: dict[str, None] = {}
     for pattern in patterns:
@@ -27,7 +28,17 @@ def matching_files(patterns: Iterable[str]) -> list[str]:
         if not found:
             raise ValueError(_nothing_found(pattern))
         paths.update(dict.fromkeys(found))
+    for path in paths:
+        _check_name(path)
     return list(paths)
+
+
+def _check_name(path: str) -> None:
+    """Units and reports are JSON, which is UTF-8; a name on a disk need not be."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"The name {path!r} is not UTF-8; rename the file.") from None
 
 
 def _matches(pattern: str) -> list[str]:
@@ -42,7 +53,7 @@ def _matches(pattern: str) -> list[str]:
 
 def _nothing_found(pattern: str) -> str:
     folder = Path(pattern).parent
-    while not folder.is_dir():
+    while not os.path.isdir(folder):
         folder = folder.parent
     return (
         f"No file matches {pattern!r}. The nearest folder there is, {str(folder)!r}, has "
@@ -51,7 +62,10 @@ def _nothing_found(pattern: str) -> str:
 
 
 def _names_in(folder: str | Path, like: str = "", most: int = 5) -> str:
-    names = sorted(os.listdir(folder))
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        return f"names that cannot be listed ({error.strerror})"
     shown = get_close_matches(like, names, n=most, cutoff=0.5) or names[:most]
     more = ", ..." if len(names) > len(shown) else ""
     return ", ".join(map(repr, shown)) + more if names else "nothing in it"

@@ -39,9 +39,10 @@ class ParquetText:
             self._file = pyarrow.parquet.ParquetFile(
                 path, pre_buffer=False, buffer_size=BATCH_BYTES, page_checksum_verification=True
             )
-        self._groups = [
-            self._file.metadata.row_group(group) for group in range(self._file.num_row_groups)
-        ]
+            self._groups = [
+                self._file.metadata.row_group(group) for group in range(self._file.num_row_groups)
+            ]
+            self._columns = {field.name: field.type for field in self._file.schema_arrow}
 
     def __enter__(self) -> ParquetText:
         return self
@@ -65,39 +66,47 @@ class ParquetText:
           ColumnError: if the file has no such column, or it holds no text.
           OSError: where the file is damaged.
         """
+        self._check_column(column)
+        # One group at a time: a batch would lose the rows before damage in the next group.
+        for group in range(len(self._groups))[start:stop]:
+            yield from self._group_rows(column, group)
+
+    def _group_rows(self, column: str, group: int) -> Iterator[bytes | None]:
         import pyarrow
 
-        self._check_column(column)
-        chosen = list(range(len(self._groups)))[start:stop]
+        expected, read = self._groups[group].num_rows, 0
         with self._errors():
-            batches = self._file.iter_batches(self._batch_rows(column, chosen), chosen, [column])
+            batches = self._file.iter_batches(self._batch_rows(column, group), [group], [column])
         while True:
             with self._errors():
                 batch = next(batches, None)
                 if batch is None:
-                    return
+                    break
                 # Bytes, because Arrow lets through strings that are not UTF-8.
                 values = batch.column(0).cast(pyarrow.large_binary()).to_pylist()
+            read += len(values)
             yield from values
+        # Arrow takes some damaged pages for the end.
+        if read != expected:
+            raise OSError(f"row group {group} has {read} rows, and the footer says {expected}")
 
     def _check_column(self, column: str) -> None:
         from pyarrow import types
 
-        schema = self._file.schema_arrow
-        if column not in schema.names:
-            raise ColumnError(f"there is no column {column!r}, only {', '.join(schema.names)}")
-        kind = schema.field(column).type
+        if column not in self._columns:
+            raise ColumnError(f"there is no column {column!r}, only {', '.join(self._columns)}")
+        kind = self._columns[column]
         kind = kind.value_type if types.is_dictionary(kind) else kind
         if str(kind) not in TEXT_TYPES:
             raise ColumnError(f"column {column!r} holds {kind}")
 
-    def _batch_rows(self, column: str, groups: list[int]) -> int:
-        """Says how many rows of the row groups `groups` make a batch, going by their mean size."""
-        leaves = range(self._file.metadata.num_columns)
-        chunks = [self._groups[group].column(leaf) for group in groups for leaf in leaves]
-        own = [chunk for chunk in chunks if chunk.path_in_schema == column]
-        num_bytes = sum(chunk.total_uncompressed_size for chunk in own)
-        return max(1, BATCH_BYTES * sum(chunk.num_values for chunk in own) // max(1, num_bytes))
+    def _batch_rows(self, column: str, group: int) -> int:
+        """Says how many rows of a row group make a batch, going by their mean size."""
+        chunks = map(self._groups[group].column, range(self._file.metadata.num_columns))
+        chunk = next((chunk for chunk in chunks if chunk.path_in_schema == column), None)
+        if chunk is None:
+            raise OSError(f"row group {group} has no column {column!r}, and the schema does")
+        return max(1, BATCH_BYTES * chunk.num_values // max(1, chunk.total_uncompressed_size))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -106,7 +115,7 @@ class ParquetText:
 
         try:
             yield
-        except ArrowException as error:
+        except (ArrowException, UnicodeDecodeError) as error:
             if _is_cut(self._path):
                 raise EOFError("the end of the Parquet file is missing") from error
             raise OSError(str(error)) from error

@@ -18,6 +18,8 @@ KINDS = {
     "unreadable": ("cannot be read", "fetch the file again, or leave it out"),
 }
 """Each kind of problem: what is wrong, and what its owner can do."""
+# A detail may quote the text, and that may be megabytes.
+MAX_DETAIL = 200
 
 
 class TextError(ValueError):
@@ -43,6 +45,11 @@ class Problem:
     def __str__(self) -> str:
         place = self.path if self.line is None else f"{self.path}, line {self.line}"
         return f"{place}: {KINDS[self.kind][0]}" + (f" ({self.detail})" if self.detail else "")
+
+
+def shortened(detail: str) -> str:
+    """Cuts what is longer than `MAX_DETAIL` characters."""
+    return detail if len(detail) <= MAX_DETAIL else f"{detail[: MAX_DETAIL - 3]}..."
 
 
 class Problems:
@@ -81,7 +88,7 @@ class Problems:
         """
         if kind not in KINDS:
             raise ValueError(f"There is no kind of problem {kind!r}; use one of {sorted(KINDS)}.")
-        problem = Problem(kind, str(path), line, detail)
+        problem = Problem(kind, str(path), line, shortened(detail))
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if self.counts[kind] <= self.keep:
             self.examples.append(problem)

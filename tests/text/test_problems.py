@@ -40,6 +40,12 @@ def test_all_are_counted_and_the_first_of_each_kind_kept():
     ]
 
 
+def test_what_a_report_quotes_is_cut():
+    problems = Problems()
+    problems.add("bad_json", "a.jsonl", 1, "x" * 1_000_000)
+    assert len(str(problems.examples[0])) < 300
+
+
 def test_stopping_names_file_line_and_remedy():
     problems = Problems(on_problem="stop")
     with pytest.raises(TextError, match=r"a\.txt, line 7: not UTF-8 .*byte 3.*save it.*'skip'"):
