@@ -14,7 +14,10 @@ import seqio
 import tensorflow as tf
 
 from alexatm_jax.data.objectives import Objective
+from alexatm_jax.data.seqio_documents import DocumentDataSource
 from alexatm_jax.data.vocabulary import Vocabulary
+from alexatm_jax.text.documents import DocumentSource
+from alexatm_jax.text.preparation import Preparation
 
 _UNLIMITED = np.iinfo(np.int32).max
 
@@ -84,28 +87,61 @@ class SeqioVocabulary(seqio.Vocabulary):
 
 
 class TokenizeDocuments:
-    """Preprocessor from "text" to "targets", int32 [N]; empty documents go."""
+    """Preprocessor from "text" to "targets", int32 [N]; empty documents go.
 
-    def __init__(self, vocabulary: SeqioVocabulary) -> None:
-        self.vocabulary = vocabulary
+    With a `preparation` the text is prepared first: sentences of benchmarks go, and the rest takes
+    its written or spoken form.
+    """
+
+    def __init__(self, vocabulary: SeqioVocabulary, preparation: Preparation | None = None) -> None:
+        self.vocabulary, self.preparation = vocabulary, preparation
 
     def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         dataset = dataset.map(
-            lambda example: {"targets": self.vocabulary.encode_tf(example["text"])},
+            lambda example: {"targets": self.vocabulary.encode_tf(self._prepared(example["text"]))},
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         return dataset.filter(lambda example: tf.size(example["targets"]) > 0)
 
+    def _prepared(self, text: tf.Tensor) -> tf.Tensor:
+        preparation = self.preparation
+        if preparation is None:
+            return text
+
+        def prepare(document: bytes) -> bytes:
+            return preparation(document.decode()).text.encode()
+
+        return tf.ensure_shape(tf.numpy_function(prepare, [text], tf.string), [])
+
 
 class CachedDocuments(seqio.CacheDatasetPlaceholder):
-    """Marks the tokenized documents, and names the corpus that they are in our cache.
+    """Marks the tokenized documents, and says what our cache needs to make them.
 
     Tasks of one corpus share its documents there. SeqIO's own caching works too.
+
+    Attributes:
+      corpus: its name in our cache.
+      split: of the source.
+      description: all that the documents depend on, or "" for what the source says itself.
+      documents: where they come from, if that is a source of ours.
+      preparation: what is done to each before it is tokenized.
+      labels: what is known of the corpus, such as its source, language and form.
     """
 
-    def __init__(self, corpus: str, description: str = "", split: str = "train") -> None:
+    def __init__(
+        self,
+        corpus: str,
+        description: str = "",
+        split: str = "train",
+        *,
+        documents: DocumentSource | None = None,
+        preparation: Preparation | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.corpus, self.description, self.split = corpus, description, split
+        self.documents, self.preparation = documents, preparation
+        self.labels = dict(labels or {})
 
 
 class ObjectivePreprocessor:
@@ -161,29 +197,41 @@ class ObjectivePreprocessor:
 
 def add_pretraining_tasks(
     corpus: str,
-    source: seqio.DataSourceInterface,
+    source: seqio.DataSourceInterface | DocumentSource,
     vocabulary: SeqioVocabulary,
     objectives: Mapping[str, Objective],
     *,
+    preparation: Preparation | None = None,
+    labels: Mapping[str, str] | None = None,
     description: str = "",
 ) -> None:
     """Registers one SeqIO task per objective over the documents of one source.
 
     Args:
       corpus: name of the documents in our cache, where the tasks share them.
-      source: yields examples with the feature "text", one NFC document each.
+      source: documents of ours, or a SeqIO source of examples with the feature "text", one
+        document each.
       vocabulary: tokenizes them.
       objectives: suffix to objective; the task is called "{corpus}_{suffix}".
+      preparation: brings each document into the form that is tokenized; without one it must be
+        NFC already, and stays as it is.
+      labels: what is known of the corpus ("source", "language", "form"), for reports.
       description: names all that the documents depend on, such as seeds and numbers, so
-        that a cache of other documents is noticed; by default what `source` prints as.
+        that a cache of other documents is noticed; by default what `source` says of itself.
     """
+    documents = None
+    if hasattr(source, "units"):
+        documents, source = source, DocumentDataSource(source)
     for suffix, objective in objectives.items():
+        marker = CachedDocuments(
+            corpus, description, documents=documents, preparation=preparation, labels=labels
+        )
         seqio.TaskRegistry.add(
             f"{corpus}_{suffix}",
             source=source,
             preprocessors=[
-                TokenizeDocuments(vocabulary),
-                CachedDocuments(corpus, description),
+                TokenizeDocuments(vocabulary, preparation),
+                marker,
                 ObjectivePreprocessor(objective, vocabulary),
             ],
             output_features=features(vocabulary),

@@ -1,21 +1,18 @@
 """Registered tasks are ordinary SeqIO tasks, and read back as what the cache holds."""
 
-import itertools
-
 import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
 
-from alexatm_jax.data import cache
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
-from alexatm_jax.data.objectives import objective_from_spec
-from alexatm_jax.data.seqio_cache import build_cache, evaluation_payload, mixture_spec
 from alexatm_jax.data.seqio_few_shot import add_few_shot_task
 from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import train
 from alexatm_jax.evaluation.prompts import FewShotPrompt
+from alexatm_jax.text.local_files import LocalFiles
+from alexatm_jax.text.preparation import Preparation
 
 TEXTS = [f"Sentence: {n} kilometers; Translation: {n} కి\u200cమీ; [CLM]" for n in range(30)]
 OBJECTIVES = {"denoising": Denoising(), "clm": CausalLM(position_end=64)}
@@ -147,6 +144,31 @@ def test_long_documents_are_split_rather_than_trimmed(registered):
     np.testing.assert_array_equal(joined, np.concatenate(whole))
 
 
+def test_documents_are_prepared_before_they_are_tokenized(registered, vocabulary):
+    source = source_of([TEXTS[7], "?!", TEXTS[8]])
+    preparation = Preparation("te", "spoken")
+    add_pretraining_tasks("said", source, vocabulary, OBJECTIVES, preparation=preparation)
+    targets = [unpadded(ex["decoder_target_tokens"]) for ex in read("said_denoising")]
+    assert [registered.decode(target) for target in targets] == [
+        f"sentence {n} kilometers translation {n} కి\u200cమీ clm" for n in (7, 8)
+    ]
+
+
+def test_documents_of_ours_are_a_source(registered, vocabulary, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+    files = LocalFiles(f"{tmp_path}/a.txt")
+    labels = {"source": "local"}
+    add_pretraining_tasks("local", files, vocabulary, OBJECTIVES, labels=labels)
+    for ours, theirs in zip(read("local_clm", seed=4), read("demo_clm", seed=4), strict=True):
+        for name in theirs:
+            np.testing.assert_array_equal(ours[name], theirs[name])
+    marker = seqio.TaskRegistry.get("local_clm").preprocessors[1]
+    assert (marker.documents, marker.labels) == (files, labels)
+    assert (marker.preparation, marker.split, marker.description) == (None, "train", "")
+    plain = seqio.TaskRegistry.get("demo_clm").preprocessors[1]
+    assert (plain.documents, plain.labels) == (None, {})
+
+
 def test_mixture_is_read_by_seqio(registered):
     endless = seqio.get_dataset(
         mixture_or_task_name="demo_mixture",
@@ -158,37 +180,6 @@ def test_mixture_is_read_by_seqio(registered):
     )
     firsts = [ex["encoder_input_tokens"][0] for ex in endless.take(60).as_numpy_iterator()]
     assert 0 < firsts.count(registered.special.clm) < 30
-
-
-def test_mixture_spec_has_normalised_rates(registered):
-    spec = mixture_spec("demo_mixture")
-    assert spec.vocabulary_sha256 == registered.sha256
-    assert {task.name: task.rate for task in spec.tasks} == {
-        "demo_denoising": pytest.approx(0.8),
-        "demo_clm": pytest.approx(0.2),
-    }
-    assert {task.corpus for task in spec.tasks} == {"demo"}
-    assert objective_from_spec(spec.tasks[0].objective) == OBJECTIVES["clm"]
-    assert [task.rate for task in mixture_spec("demo_clm").tasks] == [1.0]
-
-
-def test_tasks_at_rate_zero_are_left_out(registered):
-    seqio.MixtureRegistry.add("only_clm", [("demo_denoising", 0), ("demo_clm", 3)])
-    assert [(task.name, task.rate) for task in mixture_spec("only_clm").tasks] == [
-        ("demo_clm", 1.0)
-    ]
-    seqio.MixtureRegistry.add("nothing", [("demo_denoising", 0)])
-    with pytest.raises(ValueError, match="rates other than 0"):
-        mixture_spec("nothing")
-
-
-def test_what_is_not_ours_is_named(registered):
-    with pytest.raises(ValueError, match="'demo_mix'; the nearest of 4 are demo_mixture"):
-        mixture_spec("demo_mix")
-    with pytest.raises(ValueError, match=r"'units'.*RenderPrompt.*add_pretraining_tasks"):
-        mixture_spec("units")
-    with pytest.raises(ValueError, match="'demo_clm' is a Task.*add_few_shot_task"):
-        evaluation_payload("demo_clm")
 
 
 def test_few_shot_task_renders_zero_shot_prompts(registered):
@@ -217,71 +208,3 @@ def test_few_shot_task_is_scored_by_seqio_metrics(registered):
         scores |= metric(targets, answers)
     assert scores["exact_match"] == pytest.approx(200 / 3)
     assert 50 < scores["chrf"] < 100
-
-
-def test_evaluation_payload_is_the_task_as_data(registered):
-    payload = evaluation_payload("units")
-    assert payload["name"] == "units"
-    assert FewShotPrompt(**payload["prompt"]) == PROMPT
-    assert payload["items"] == items() and payload["shots"] == shots()
-
-
-def test_built_cache_holds_what_seqio_reads(registered, tmp_path):
-    spec = build_cache(tmp_path, "demo_mixture", evaluation_tasks=["units"])
-    assert cache.read_mixture(tmp_path, "demo_mixture") == spec
-    assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
-    assert cache.read_evaluation_task(tmp_path, "units") == evaluation_payload("units")
-    corpus = cache.read_corpus(tmp_path, "demo")
-    assert [path.name for path in (tmp_path / "corpora").iterdir()] == ["demo"]
-    assert corpus.num_documents == len(TEXTS) and corpus.provenance.num_empty == 1
-    targets = [unpadded(ex["decoder_target_tokens"])[:-1] for ex in read("demo_denoising")]
-    for cached, target in itertools.zip_longest(corpus.source, targets):
-        np.testing.assert_array_equal(cached, target)
-
-
-def test_a_cache_is_used_again_and_never_overwritten(registered, tmp_path):
-    build_cache(tmp_path, "demo_clm", max_documents=9)
-    before = cache.read_corpus(tmp_path, "demo").provenance
-    assert before.num_documents == 9 and before.source.startswith("the first 9 documents")
-    shard = next((tmp_path / "corpora" / "demo").glob("documents*"))
-    written = shard.stat().st_mtime_ns
-    build_cache(tmp_path, "demo_mixture", max_documents=9)
-    assert shard.stat().st_mtime_ns == written
-    with pytest.raises(cache.CacheError, match="first 9 documents of .*another cache"):
-        build_cache(tmp_path, "demo_mixture")
-    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o" / "o.model", size=301))
-    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
-    with pytest.raises(cache.CacheError, match=other.wrapped.sha256):
-        build_cache(tmp_path, "other_clm")
-    assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
-
-
-def test_a_description_tells_corpora_apart(registered, tmp_path, vocabulary):
-    for name, seed in (("a", 1), ("b", 2)):
-        objectives = {name: Denoising()}
-        texts = source_of(TEXTS)
-        add_pretraining_tasks(
-            "seeded", texts, vocabulary, objectives, description=f"texts, seed {seed}"
-        )
-    build_cache(tmp_path, "seeded_a")
-    with pytest.raises(cache.CacheError, match="texts, seed 1, .*texts, seed 2"):
-        build_cache(tmp_path, "seeded_b")
-    seqio.MixtureRegistry.add("both", ["seeded_a", "seeded_b"], default_rate=1)
-    with pytest.raises(ValueError, match="two sources"):
-        build_cache(tmp_path / "new", "both")
-
-
-def test_mixtures_need_one_vocabulary_and_sources_text(registered, tmp_path):
-    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o.model", size=301))
-    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
-    seqio.MixtureRegistry.add("mixed", ["demo_clm", "other_clm"], default_rate=1)
-    with pytest.raises(ValueError, match="exactly one"):
-        mixture_spec("mixed")
-
-    def untitled(split, shuffle_files, seed=None):
-        return tf.data.Dataset.from_tensor_slices({"body": tf.constant(TEXTS)})
-
-    source = seqio.FunctionDataSource(untitled, splits=["train"])
-    add_pretraining_tasks("untitled", source, other, OBJECTIVES)
-    with pytest.raises(ValueError, match=r"\['body'\].*'text'"):
-        build_cache(tmp_path / "cache", "untitled_clm")
