@@ -35,6 +35,8 @@ class CausalLM:
 
     kind: ClassVar[str] = "clm"
     fewest_tokens: ClassVar[int] = 2
+    writes_all: ClassVar[bool] = False
+    joins_documents: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_fraction <= self.max_fraction <= 1:
@@ -73,9 +75,30 @@ class CausalLM:
                 f"a document of {len(tokens)} tokens cannot be cut in two; CLM needs at "
                 "least 2; skip it, as split_document does."
             )
-        shown = _shown(len(tokens), rng.uniform(self.min_fraction, self.max_fraction))
-        encoder_tokens = np.concatenate([[special.clm], tokens[:shown]], dtype=np.int32)
+        shown = self.num_read(tokens, special, rng.random)
+        encoder_tokens = np.concatenate([self.prefix(special), tokens[:shown]], dtype=np.int32)
         return encoder_tokens, np.append(tokens[shown:], np.int32(special.eos))
+
+    def prefix(self, special: SpecialIds) -> tuple[int, ...]:
+        """Gives what the encoder reads before the text: `[CLM]`."""
+        return (special.clm,)
+
+    def num_read(self, tokens: np.ndarray, special: SpecialIds, random: Callable[[], float]) -> int:
+        """Draws how many tokens the encoder reads; `random` is uniform over [0, 1)."""
+        fraction = self.min_fraction + (self.max_fraction - self.min_fraction) * random()
+        return _shown(len(tokens), min(fraction, self.max_fraction))
+
+    def read_mask(
+        self,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        num_read: np.ndarray,
+        special: SpecialIds,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Marks the first tokens of many sequences at once; arguments as in Denoising's."""
+        begins = np.cumsum(lengths) - lengths
+        return np.arange(len(tokens)) < np.repeat(begins + num_read, lengths)
 
     def spec(self) -> dict[str, Any]:
         """Gives the JSON-able dict that `objective_from_spec` reads back."""
@@ -92,10 +115,16 @@ class CausalLM:
         Raises:
           ValueError: if no piece of 3 tokens fits lengths so small.
         """
-        longest = self._longest_piece(encoder_length, decoder_length)
+        longest = self.longest_piece(encoder_length, decoder_length)
         return even_pieces(tokens, longest) if len(tokens) > 1 else []
 
-    def _longest_piece(self, encoder_length: int, decoder_length: int) -> int:
+    def longest_piece(self, encoder_length: int, decoder_length: int) -> int:
+        """Counts the most tokens that fit a row wherever they are cut.
+
+        Raises:
+          ValueError: if 3 tokens do not.
+        """
+
         def fits(length: int) -> bool:
             most_shown = _shown(length, self.max_fraction)
             least_shown = _shown(length, self.min_fraction)

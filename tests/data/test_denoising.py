@@ -96,7 +96,7 @@ def test_spans_lie_anywhere_with_equal_chance():
 
 def test_pairs_of_spans_are_equally_likely_and_never_touch():
     """Spans of one token, two of five: the six ways that leave a token between them."""
-    objective, rng = Denoising(0.4, mean_span_length=1e-3), np.random.default_rng(0)
+    objective, rng = Denoising(0.4, mean_span_length=1e-6), np.random.default_rng(0)
     ways: dict[tuple[int, ...], int] = {}
     for _ in range(1200):
         kept, _ = objective(distinct(5), SPECIAL, rng)
@@ -104,6 +104,35 @@ def test_pairs_of_spans_are_equally_likely_and_never_touch():
         ways[way] = ways.get(way, 0) + 1
     assert sorted(ways) == [(0, 2), (0, 3), (0, 4), (1, 3), (1, 4), (2, 4)]
     assert sum((count - 200) ** 2 / 200 for count in ways.values()) < 20.5
+
+
+@settings(max_examples=50)
+@given(
+    texts=st.lists(TOKENS, min_size=1, max_size=6), rate=RATES, mean=st.sampled_from([0.3, 3, 1e9])
+)
+def test_many_sequences_are_noised_each_by_its_own_rate(texts, rate, mean):
+    objective, rng = Denoising(float(rate), mean), np.random.default_rng(0)
+    sequences = [np.array(text, dtype=np.int32) for text in texts]
+    lengths = np.array([len(sequence) for sequence in sequences])
+    num_read = np.array([objective.num_read(s, SPECIAL, rng.random) for s in sequences])
+    mask = objective.read_mask(np.concatenate(sequences), lengths, num_read, SPECIAL, rng)
+    for sequence, part, count in zip(
+        sequences, np.split(mask, np.cumsum(lengths)[:-1]), num_read, strict=True
+    ):
+        assert np.count_nonzero(part) == count
+        assert set(sequence[~part].tolist()).isdisjoint(SPECIAL.protected)
+
+
+def test_noise_does_not_depend_on_where_a_sequence_lies():
+    """Each of 40 tokens is dropped as often in the first of three as in the last."""
+    objective, rng = Denoising(), np.random.default_rng(0)
+    tokens = np.concatenate([distinct(40)] * 3)
+    read = [np.array([40] * 3), np.array([34] * 3)]
+    dropped = sum(~objective.read_mask(tokens, *read, SPECIAL, rng) for _ in range(3000))
+    counts = dropped.reshape(3, 40)
+    assert (counts.sum(axis=1) == 6 * 3000).all()
+    # The edges of a sequence lie in fewer spans than its middle, but alike in all three.
+    assert abs(counts - counts.mean(axis=0)).max() < 5 * 500**0.5
 
 
 def test_a_span_may_go_on_behind_a_document_separator():
