@@ -16,12 +16,19 @@ from alexatm_jax.batch import Batch
 from alexatm_jax.data.cache import read_corpus, read_mixture, read_vocabulary
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import Packing
-from alexatm_jax.data.streams import Source, Stream, TaskReader
+from alexatm_jax.data.streams import Part, Source, Stream
 from alexatm_jax.data.vocabulary import SpecialIds
+
+# Of the order of documents and examples: raised when equal settings give other batches.
+_VERSION = 2
 
 
 class Task(Protocol):
-    """One part of a mixture; `cache.TaskSpec` is one."""
+    """One part of a mixture; `cache.TaskSpec` is one.
+
+    Its rate is its share of the mixture's text tokens, which are those of its documents before
+    any noise; rates need not sum to 1. It may have `labels`, which statistics repeat.
+    """
 
     @property
     def name(self) -> str: ...
@@ -45,6 +52,8 @@ class ReaderConfig:
       num_streams: logical streams; keep it while hosts and devices change. It divides
         batch_size, and the number of hosts divides it.
       packing: a mode of `packing.Packing`.
+      max_epochs: how often a document may be read; at the first that comes once more reading
+        fails. None for no limit. Batches do not depend on it, so it may change.
 
     Raises:
       ValueError: if sizes are not positive, streams do not divide the batch, or the packing
@@ -57,6 +66,7 @@ class ReaderConfig:
     seed: int
     num_streams: int
     packing: str = "document_separator"
+    max_epochs: int | None = None
 
     def __post_init__(self) -> None:
         Packing(self.packing, self.encoder_length, self.decoder_length)
@@ -67,6 +77,11 @@ class ReaderConfig:
             )
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be in [0, 2**63).")
+        if self.max_epochs is not None and self.max_epochs < 1:
+            raise ValueError(
+                f"max_epochs is {self.max_epochs}; documents must be read at least once: give 1 "
+                "or more, or None for no limit."
+            )
 
 
 class BatchReader:
@@ -102,31 +117,31 @@ class BatchReader:
         _check_hosts(config, host_index, host_count)
         _check_tasks(tasks, corpora)
         objectives = [_objective(task, config) for task in tasks]
-        self._config = config
+        self._config, self._tasks = config, tuple(tasks)
+        self._sizes = [len(corpora[task.corpus]) for task in tasks]
         self._description = _description(tasks, objectives, corpora, config)
         packing = Packing(config.packing, config.encoder_length, config.decoder_length)
 
-        def stream(number: int) -> Stream:
-            readers = [
-                TaskReader(
-                    task.name,
-                    corpora[task.corpus],
-                    objective,
-                    special,
-                    packing,
-                    seed=config.seed,
-                    stream=number,
-                    num_streams=config.num_streams,
-                    task=index,
-                )
-                for index, (task, objective) in enumerate(zip(tasks, objectives, strict=True))
-            ]
-            rates = [task.rate for task in tasks]
-            return Stream(number, config.num_streams, readers, rates, packing, special.bos)
-
+        parts = [
+            Part(task.name, corpora[task.corpus], objective, task.rate)
+            for task, objective in zip(tasks, objectives, strict=True)
+        ]
+        repeating: set[str] = set()
         own = config.num_streams // host_count
         first = host_index * own
-        self._streams = {number: stream(number) for number in range(first, first + own)}
+        self._streams = {
+            number: Stream(
+                parts,
+                packing,
+                special,
+                number=number,
+                num_streams=config.num_streams,
+                seed=config.seed,
+                max_epochs=config.max_epochs,
+                repeating=repeating,
+            )
+            for number in range(first, first + own)
+        }
         self._step = 0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -161,6 +176,12 @@ class BatchReader:
           ValueError: if the reader was another one, or a stream's state is missing.
         """
         theirs, ours = state["reader"], self._description
+        if theirs.get("version") != _VERSION:
+            raise ValueError(
+                f"the data state is of version {theirs.get('version')} of the reader, this is "
+                f"version {_VERSION}, which takes documents in another order; go on with the "
+                "program that wrote it, or begin a new run from the checkpoint's parameters."
+            )
         if differing := [key for key in ours if theirs.get(key) != ours[key]]:
             raise ValueError(
                 "the data state comes from another reader: "
@@ -183,32 +204,48 @@ class BatchReader:
           state: of `get_state`, to sum up to there; by default, to the last batch.
 
         Returns:
-          "fill": share of this host's rows, both sides, that is not padding; "tasks": by
-          name, "encoder_tokens" and "decoder_tokens", "token_share" of both together among
-          all tasks, "documents" gone through and "epochs", which is documents / this host's
-          share of the corpus. In mode "isolated" the documents of rows packed together
-          count once all those rows are given.
+          "fill", "encoder_fill", "decoder_fill": share of this host's rows, of both sides or
+          one, that is not padding; "tasks": by name, "encoder_tokens", "decoder_tokens" and
+          "text_tokens", where a document's token counts once, before noise; "token_share" of
+          the first two together among all tasks; "share" of the text tokens, and "expected",
+          which is what it should be; "documents" gone through and "epochs", which is documents
+          / this host's share of the corpus; "labels" of the task. Documents count once all
+          rows are given that were filled together with theirs.
         """
         state = self.get_state() if state is None else state
         streams = [state["streams"][str(number)] for number in self._streams]
-        tokens = np.sum([stream["tokens"] for stream in streams], axis=0)  # [tasks, 2]
+        tokens = np.sum([stream["tokens"] for stream in streams], axis=0)  # [tasks, 3]
         places = np.sum([stream["places"] for stream in streams], axis=0)  # [tasks, 2]
         config = self._config
         rows = state["step"] * config.batch_size * len(streams) // config.num_streams
-        capacity = rows * (config.encoder_length + config.decoder_length)
-        host_share = len(streams) / config.num_streams
+        capacity = max(rows, 1) * np.array([config.encoder_length, config.decoder_length])
+        held = tokens[:, :2].sum(axis=0)
         return {
-            "fill": float(tokens.sum() / max(capacity, 1)),
-            "tasks": {
-                task["name"]: {
-                    "encoder_tokens": int(tokens[index, 0]),
-                    "decoder_tokens": int(tokens[index, 1]),
-                    "token_share": float(tokens[index].sum() / max(tokens.sum(), 1)),
-                    "documents": int(places[index, 0]),
-                    "epochs": float(places[index, 0] / (task["documents"] * host_share)),
-                }
-                for index, task in enumerate(self._description["tasks"])
-            },
+            "fill": float(held.sum() / capacity.sum()),
+            "encoder_fill": float(held[0] / capacity[0]),
+            "decoder_fill": float(held[1] / capacity[1]),
+            "tasks": self._task_statistics(tokens, places[:, 0], len(streams)),
+        }
+
+    def _task_statistics(
+        self, tokens: np.ndarray, documents: np.ndarray, num_streams: int
+    ) -> dict[str, dict[str, Any]]:
+        all_sides, all_text = max(tokens[:, :2].sum(), 1), max(tokens[:, 2].sum(), 1)
+        all_rates = math.fsum(task.rate for task in self._tasks)
+        share_of_streams = num_streams / self._config.num_streams
+        return {
+            task.name: {
+                "encoder_tokens": int(tokens[index, 0]),
+                "decoder_tokens": int(tokens[index, 1]),
+                "text_tokens": int(tokens[index, 2]),
+                "token_share": float(tokens[index, :2].sum() / all_sides),
+                "share": float(tokens[index, 2] / all_text),
+                "expected": task.rate / all_rates,
+                "documents": int(documents[index]),
+                "epochs": float(documents[index] / (size * share_of_streams)),
+                "labels": dict(getattr(task, "labels", {})),
+            }
+            for index, (task, size) in enumerate(zip(self._tasks, self._sizes, strict=True))
         }
 
 
@@ -319,8 +356,7 @@ def _check_tasks(tasks: Sequence[Task], corpora: Mapping[str, Source]) -> None:
 def _objective(task: Task, config: ReaderConfig) -> Objective:
     """Makes the task's objective; raises ValueError if it cannot serve such rows."""
     objective = objective_from_spec(task.objective)
-    nothing = np.zeros(0, dtype=np.int32)
-    objective.split_document(nothing, config.encoder_length, config.decoder_length)
+    objective.longest_piece(config.encoder_length, config.decoder_length)
     end = objective.position_end
     if end is not None and end < config.encoder_length:
         raise ValueError(
@@ -348,4 +384,6 @@ def _description(
         }
         for task, objective in zip(tasks, objectives, strict=True)
     ]
-    return asdict(config) | {"tasks": parts}
+    settings = asdict(config)
+    del settings["max_epochs"]  # batches do not depend on it
+    return {"version": _VERSION} | settings | {"tasks": parts}
