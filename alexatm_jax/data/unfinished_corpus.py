@@ -177,7 +177,7 @@ def _log(provenance: Provenance, problems: Mapping[str, Any]) -> None:
     for kind, count in problems["counts"].items():
         first = next(p for p in problems["examples"] if p["kind"] == kind)
         logger.warning(
-            "corpus %s: %d left out as %s, the first: %s",
+            "corpus %s: %d x %s, the first: %s",
             *(provenance.corpus, count, kind, Problem(**first)),
         )
 

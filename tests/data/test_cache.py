@@ -89,20 +89,6 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert not list(tmp_path.rglob("*demo*"))
 
 
-@pytest.mark.parametrize(
-    "document, message",
-    [
-        (np.array([[1]]), r"int64\(1, 1\)"),
-        (np.array([0.5]), r"float64\(1,\)"),
-        (np.array([1, 9]), r"from 1 to 9; they must be in \[0, 9\)"),
-        (np.array([-1]), r"from -1 to -1"),
-    ],
-)
-def test_documents_must_be_token_ids(tmp_path, document, message):
-    with pytest.raises(CacheError, match=message):
-        write(tmp_path, [document], vocabulary_size=9)
-
-
 def test_a_corpus_is_never_overwritten(filled, vocabulary):
     with pytest.raises(CacheError, match="already there"):
         write(filled, [np.arange(3)], vocabulary_sha256=vocabulary.sha256)
