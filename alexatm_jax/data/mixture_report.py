@@ -302,7 +302,9 @@ def _text_lines(content: Mapping[str, Any]) -> list[str]:
         f"{'source':<22}{'form':<10}{'tokens':>10}{'share':>10}{'epochs':>12}{'least':>15}{'most':>15}"
     ]
     for row in content["texts"]:
-        ends = [f"{_epochs(row[end]['epochs'])} {row[end]['language']}" for end in ("least", "most")]
+        ends = [
+            f"{_epochs(row[end]['epochs'])} {row[end]['language']}" for end in ("least", "most")
+        ]
         lines.append(
             f"{row['source']:<22}{row['form']:<10}{_short(row['tokens']):>10}"
             f"{_percent(row['share']):>10}{_epochs(row['epochs']):>12}{ends[0]:>15}{ends[1]:>15}"

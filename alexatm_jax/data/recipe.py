@@ -54,7 +54,7 @@ class TextSource:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_source(self.name, self.languages, self.weight)
+        _check_source(self.name, self.documents, self.weight)
 
     @property
     def languages(self) -> list[str]:
@@ -82,7 +82,7 @@ class LocalText:
     max_document_bytes: int = 10 << 20
 
     def __post_init__(self) -> None:
-        _check_source(self.name, self.languages, self.weight)
+        _check_source(self.name, self.files, self.weight)
         _ = self.documents  # which checks its own arguments, and reads nothing
 
     @property
@@ -125,7 +125,7 @@ class TfdsText:
     data_dir: str | None = None
 
     def __post_init__(self) -> None:
-        _check_source(self.name, self.languages, self.weight)
+        _check_source(self.name, self.datasets, self.weight)
         for language, pair in self.datasets.items():
             if isinstance(pair, str) or len(pair) != 2:
                 raise ValueError(
@@ -206,6 +206,12 @@ class TextRecipe:
     clm: CausalLM = CausalLM()
 
     def __post_init__(self) -> None:
+        if isinstance(self.sources, AnyText):
+            raise ValueError(
+                f"the recipe's sources are the one source {self.sources.name!r}; put it in a list."
+            )
+        _check_mapping(self.forms, "the recipe's forms", "'spoken' and 'written' to numbers")
+        _check_mapping(self.benchmarks, "the recipe's benchmarks", "names to file patterns")
         names = [source.name for source in self.sources]
         if not names or len(set(names)) < len(names):
             raise ValueError(
@@ -287,26 +293,32 @@ def language_shares(sentences: Mapping[str, int], alpha: float = 0.5) -> dict[st
     return {language: value / sum(raised.values()) for language, value in raised.items()}
 
 
-def _check_source(name: str, languages: Sequence[str], weight: float) -> None:
+def _check_source(name: str, texts: Mapping[str, object], weight: float) -> None:
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
         raise ValueError(
             f"a source is called {name!r}; its name becomes part of file and task names: use "
             "letters, digits and _, a letter first."
         )
-    if unknown := sorted(set(languages) - set(LANGUAGES)):
+    _check_mapping(texts, f"source {name!r}", "languages to text, such as {'de': 'data/de/*.txt'}")
+    if unknown := sorted(set(texts) - set(LANGUAGES)):
         raise ValueError(
             f"source {name!r} has text in {unknown}; the known languages are "
             f"{', '.join(LANGUAGES)}; use these codes, and leave others out."
         )
-    if not languages:
+    if not texts:
         raise ValueError(f"source {name!r} has text in no language; give some, or leave it out.")
     _check_positive(weight, f"source {name!r}")
 
 
+def _check_mapping(value: object, owner: str, needed: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{owner} was given {value!r}; give a dict from {needed}.")
+
+
 def _check_positive(weight: float, owner: str) -> None:
-    if not (weight > 0 and math.isfinite(weight)):
+    if not (isinstance(weight, int | float) and weight > 0 and math.isfinite(weight)):
         raise ValueError(
-            f"{owner} has the weight {weight}; give a positive number, or leave it out."
+            f"{owner} has the weight {weight!r}; give a positive number, or leave it out."
         )
 
 

@@ -185,7 +185,16 @@ class DocumentDataSource(seqio.DataSource):
         shard_info: seqio.ShardInfo | None = None,
         **_: Any,
     ) -> tf.data.Dataset:
-        """Reads the documents of every num_shards-th unit."""
+        """Reads the documents of every num_shards-th unit.
+
+        Raises:
+          ValueError: if the split is not "train".
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"{self!r} has no split {split!r}, only {self.splits}; register the documents of "
+                "other splits as tasks of their own."
+            )
         units = list(self._units)
         if shuffle:
             np.random.default_rng(seed).shuffle(units)

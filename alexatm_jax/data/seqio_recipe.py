@@ -34,7 +34,8 @@ class RecipeMixture(seqio.Mixture):
     Our cache asks for `shares` once the corpora are written. SeqIO draws examples, not tokens, so
     its rates are share / mean tokens of a document, from the counts of the cache that the
     environment variable ALEXATM_COUNTS names. That is as near as SeqIO comes: a document too long
-    for a row becomes several of its examples.
+    for a row becomes several of its examples. To mix recipes in our cache, make one recipe of all
+    their sources: in a mixture of mixtures the rates would be SeqIO's.
     """
 
     def __init__(self, name: str, tasks: Any, *, recipe: TextRecipe, **options: Any) -> None:
@@ -58,12 +59,16 @@ def register(recipe: TextRecipe, mixture_name: str, cache_dir: cache.PathLike) -
       cache_dir: folder of the cache, made if need be.
 
     Raises:
-      ValueError: if the vocabulary is not there, the name belongs to something that no recipe
-        made, or a benchmark cannot be read.
+      ValueError: if the vocabulary or the n-gram file is not there, the name belongs to something
+        that no recipe made, or a benchmark cannot be read.
     """
     _check_name(mixture_name)
-    _check_vocabulary(recipe.vocabulary)
-    benchmarks = recipe.benchmark_ngrams or _benchmark_ngrams(recipe, Path(cache_dir))
+    vocabulary = _expanded(recipe.vocabulary)
+    _check_file(vocabulary, "vocabulary", "alexatm_jax.data.vocabulary train")
+    if benchmarks := recipe.benchmark_ngrams:
+        _check_file(benchmarks, "n-gram file", "alexatm_jax.text.decontamination")
+    else:
+        benchmarks = _benchmark_ngrams(recipe, Path(cache_dir).absolute())
     add_recipe_tasks(recipe, benchmarks)
     add_recipe_mixture(recipe, mixture_name)
     logger.info("registered %s with %d tasks", mixture_name, len(recipe.task_names))
@@ -132,11 +137,11 @@ def _check_name(name: str) -> None:
         )
 
 
-def _check_vocabulary(path: str) -> None:
-    if not Path(_expanded(path)).is_file():
+def _check_file(path: str, what: str, maker: str) -> None:
+    if not Path(path).is_file():
         raise ValueError(
-            f"the recipe's vocabulary {path} is not there; name a SentencePiece model: python -m "
-            "alexatm_jax.data.vocabulary train makes one."
+            f"the recipe's {what} {path} is not there; correct the path, or make one with "
+            f"python -m {maker}."
         )
 
 

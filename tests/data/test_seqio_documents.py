@@ -130,6 +130,8 @@ def test_seqio_gets_every_document_in_order(lines):
     found = texts(source.get_dataset("train", shuffle=False))
     assert found == [f"{number} {letter}" for number in range(4) for letter in "ab"]
     assert len(source.list_shards("train")) == len(lines.units())
+    with pytest.raises(ValueError, match="no split 'validation'.*tasks of their own"):
+        source.get_dataset("validation")
 
 
 def test_seqio_shuffles_units_by_seed_and_shards_by_unit(lines):

@@ -161,8 +161,10 @@ def test_what_cannot_be_registered_is_said_first(folder, registries, tmp_path, m
     for name in ("other", "mine_de_spoken_clm"):
         with pytest.raises(ValueError, match=f"'{name}' is registered already, and by no recipe"):
             register(recipe_of(folder), name, tmp_path)
-    with pytest.raises(ValueError, match="none.model is not there; .*vocabulary train"):
+    with pytest.raises(ValueError, match="vocabulary none.model is not there; .*vocabulary train"):
         register(recipe_of(folder, vocabulary="none.model"), "mixed", tmp_path)
+    with pytest.raises(ValueError, match="n-gram file n is not there; .*decontamination"):
+        register(recipe_of(folder, benchmark_ngrams="n"), "mixed", tmp_path)
     monkeypatch.delenv("MY_VOCABULARY", raising=False)
     with pytest.raises(ValueError, match="MY_VOCABULARY is not set; set it to"):
         register(recipe_of(folder, vocabulary="$MY_VOCABULARY"), "mixed", tmp_path)
