@@ -23,7 +23,12 @@ class _ZstandardFile(io.RawIOBase):
 
     def __init__(self, file: BinaryIO) -> None:
         # Not everybody has it, and not everybody has .zst files.
-        import zstandard
+        try:
+            import zstandard
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "Reading .zst files needs the package zstandard; install alexatm_jax[data]."
+            ) from error
 
         self._file = file
         self._decompressor = zstandard.ZstdDecompressor()

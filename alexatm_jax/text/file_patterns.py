@@ -6,11 +6,12 @@ import glob
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 
-from alexatm_jax.text.byte_lines import read_blocks
+from alexatm_jax.text.byte_lines import BLOCK_BYTES, read_blocks
 
 
 def matching_files(patterns: Iterable[str]) -> list[str]:
@@ -82,30 +83,31 @@ def file_bytes(path: str) -> int:
 def copies_among(paths: Sequence[str]) -> dict[str, str]:
     """Maps each file with the same bytes as an earlier one to the first such file.
 
-    Only files of equal size are read, in blocks. Empty files are no copies.
+    Only files with the same size and first block are read whole: shards of equal size may make a
+    corpus of terabytes. Empty files are no copies.
     """
-    by_size = defaultdict(list)
+    groups = [[path for path in paths if file_bytes(path) > 0]]
+    for key in (file_bytes, partial(_sha256, num_bytes=BLOCK_BYTES), _sha256):
+        groups = [alike for group in groups for alike in _alike(group, key)]
+    first_of = {path: alike[0] for alike in groups for path in alike[1:]}
+    return {path: first_of[path] for path in paths if path in first_of}
+
+
+def _alike(paths: Sequence[str], key: Callable[[str], object]) -> list[list[str]]:
+    """Groups the files that share their key with others."""
+    by_key = defaultdict(list)
     for path in paths:
-        by_size[file_bytes(path)].append(path)
-    copies: dict[str, str] = {}
-    for size, alike in by_size.items():
-        if size == 0 or len(alike) == 1:
-            continue
-        first_with: dict[bytes, str] = {}
-        for path in alike:
-            first = first_with.setdefault(_sha256(path), path)
-            if first != path:
-                copies[path] = first
-    return {path: copies[path] for path in paths if path in copies}
+        by_key[key(path)].append(path)
+    return [group for group in by_key.values() if len(group) > 1]
 
 
-def _sha256(path: str) -> bytes:
-    """Hashes the content; the path itself where that cannot be read, which equals no other."""
+def _sha256(path: str, num_bytes: int | None = None) -> bytes:
+    """Hashes the content, or its beginning; the path where that cannot be read: it has no copy."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
-            for block in read_blocks(file):
+            for block in read_blocks(file, num_bytes):
                 digest.update(block)
     except OSError:
-        return path.encode(errors="surrogateescape")
+        return path.encode()
     return digest.digest()

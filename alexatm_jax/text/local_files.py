@@ -36,7 +36,8 @@ class LocalFiles:
       document: what is a document in `*.txt`, "line" or "file".
       text_field: the JSON field, Parquet column or feature that holds the text.
       max_document_bytes: longer documents are left out. Limits the whole line of a JSON object
-        and the whole record of a TFRecord file, so that no more than this and a block is held.
+        and the whole record of a TFRecord file, so that of any line, file or record little more
+        than this is ever held; a longer row of a Parquet file is held before it is left out.
       unit_bytes: about as many bytes of a file go into a unit; plain text and JSON lines are cut
         anywhere, Parquet between row groups, other files never.
     """

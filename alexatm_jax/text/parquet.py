@@ -19,8 +19,8 @@ class ColumnError(ValueError):
 class ParquetText:
     """One open Parquet file. Close it, or use it in a `with`.
 
-    Memory: a batch of about a mebibyte, and what Arrow holds of one page of the column; a page
-    holds at least one row, so that this is no bound on rows that are huge.
+    Memory: a batch of about a mebibyte, and what Arrow holds of one page of the column. A page
+    holds whole rows: one of 200 MB takes 600 MB.
     """
 
     def __init__(self, path: str) -> None:
@@ -31,7 +31,12 @@ class ParquetText:
           OSError: where it cannot be read, or is no Parquet file.
         """
         # Not everybody has it, and not everybody has Parquet files.
-        import pyarrow.parquet
+        try:
+            import pyarrow.parquet
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"Reading {path} needs the package pyarrow; install alexatm_jax[data]."
+            ) from error
 
         self._path = path
         with self._errors():

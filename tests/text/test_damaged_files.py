@@ -62,7 +62,8 @@ def test_a_file_that_is_cut_anywhere(tmp_path, read_all, contents, tfrecord, end
     path = tmp_path / f"a{ending}"
     undamaged = whole_prefixes(ending, tfrecord, content)
     most = 0
-    for size in range(len(content)):
+    # A Parquet file has the same fate wherever it is cut.
+    for size in range(0, len(content), 7 if ending == ".parquet" else 1):
         path.write_bytes(content[:size])
         documents, problems = read_all(LocalFiles(str(path)))
         if size in undamaged:

@@ -57,5 +57,8 @@ def test_copies_point_to_the_first(tmp_path):
     make(tmp_path, "b", content="two")
     make(tmp_path, "e", "f", content="")
     paths = [str(tmp_path / name) for name in "dcbaef"]
-    assert copies_among(paths) == {paths[1]: paths[0], paths[3]: paths[0]}
+    for name, last in {"x": "1", "y": "2", "z": "1"}.items():
+        make(tmp_path, name, content="beginning" * 200_000 + last)
+    paths += [str(tmp_path / name) for name in "xyz"]
+    assert copies_among(paths) == {paths[1]: paths[0], paths[3]: paths[0], paths[8]: paths[6]}
     assert copies_among([str(tmp_path / "gone"), str(tmp_path / "gone too")]) == {}
