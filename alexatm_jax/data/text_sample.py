@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from alexatm_jax.data.recipe import language_shares
 from alexatm_jax.text.documents import DocumentSource
 from alexatm_jax.text.problems import Problems
 from alexatm_jax.text.sentences import sentences
@@ -28,6 +29,9 @@ from alexatm_jax.text.spoken import LANGUAGES, spoken
 
 ONE_HELD_OUT_IN = 20
 """One distinct sentence in so many is never drawn, whatever the seed."""
+MAX_SENTENCE_CHARACTERS = 4096
+"""Longer ones, such as encoded files, are cut into several: a word of a million characters gives
+SentencePiece's unigram NaNs, and its BPE aborts the process beyond 65,535."""
 
 _RANK_BITS = 64
 
@@ -133,7 +137,7 @@ def draw(
     with fewer sentences than its share gives all it has, once, and the others fill the sample
     in the ratio of the formula. If all text together is smaller than the sample, all is drawn.
 
-    Memory holds at most twice `config.max_bytes` of sentences, with some 200 bytes beside each,
+    Memory holds at most twice `config.max_bytes` of sentences, with some 300 bytes beside each,
     and 64 MB or so (what a unit holds) for each worker.
 
     Args:
@@ -158,15 +162,10 @@ def draw(
             texts[language] = _read(units[language], read, config, num_workers, pool)
             _check_read(texts[language], language, sources[language])
             _cut(texts, config)
-    asked = shares({language: text.num_sentences for language, text in texts.items()}, config.alpha)
+    asked = language_shares(
+        {language: text.num_sentences for language, text in texts.items()}, config.alpha
+    )
     return TextSample({name: text.drawn(name, asked[name]) for name, text in texts.items()}, config)
-
-
-def shares(num_sentences: Mapping[str, int], alpha: float) -> dict[str, float]:
-    """Gives q_i = p_i^a / sum_j p_j^a, the languages' shares: recipe §2."""
-    weights = {language: count**alpha for language, count in num_sentences.items()}
-    total = sum(weights.values())
-    return {language: weight / total for language, weight in weights.items()}
 
 
 def allotment(
@@ -302,7 +301,9 @@ def _check_read(text: _Text, language: str, source: DocumentSource) -> None:
 
 def _cut(texts: Mapping[str, _Text], config: SampleConfig) -> None:
     """Drops what the sample cannot need: with more languages, each one's number only falls."""
-    weights = shares({name: text.num_sentences for name, text in texts.items()}, config.alpha)
+    weights = language_shares(
+        {name: text.num_sentences for name, text in texts.items()}, config.alpha
+    )
     sizes = {
         name: np.array([_size(sentence) for sentence in text.drawable.ordered()], np.int64)
         for name, text in texts.items()
@@ -350,8 +351,9 @@ def _read_unit(
     )
     for document in source.documents(unit, problems):
         for piece in sentences(unicodedata.normalize("NFC", document), language):
-            if sentence := piece.strip():
-                part.add(sentence, config.seed)
+            for start in range(0, len(piece), MAX_SENTENCE_CHARACTERS):
+                if sentence := piece[start : start + MAX_SENTENCE_CHARACTERS].strip():
+                    part.add(sentence, config.seed)
     part.problems.append(problems.as_json())
     return part
 

@@ -14,10 +14,10 @@ from typing import Any
 from alexatm_jax.data.text_sample import ONE_HELD_OUT_IN, TextSample
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.data.vocabulary_picture import draw_report
+from alexatm_jax.text.preparation import FORMS
 from alexatm_jax.text.spoken import spoken
 from alexatm_jax.whole_files import write_json, write_whole
 
-FORMS = ("spoken", "written")
 WITHOUT_SPACES = frozenset({"ja"})
 """Languages that do not part their words, so that nothing is counted per word."""
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alexatm_jax.data.recipe import language_shares
 from alexatm_jax.data.text_sample import (
     ONE_HELD_OUT_IN,
     SampleConfig,
     allotment,
     draw,
     is_held_out,
-    shares,
 )
 from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.problems import TextError
@@ -94,7 +94,7 @@ def test_more_processes_draw_the_same(tmp_path):
 def test_allotment_is_the_largest_that_fits(counts, max_bytes, seed):
     rng = np.random.default_rng(seed)
     sizes = {name: rng.integers(1, 50, count) for name, count in counts.items()}
-    weights = shares({name: int(rng.integers(1, 500)) for name in counts}, 0.5)
+    weights = language_shares({name: int(rng.integers(1, 500)) for name in counts}, 0.5)
     numbers = allotment(sizes, weights, max_bytes)
 
     def num_bytes(numbers):
@@ -108,8 +108,7 @@ def test_allotment_is_the_largest_that_fits(counts, max_bytes, seed):
         assert num_bytes(more) > max_bytes
 
 
-def test_shares_follow_the_formula():
-    assert shares({"de": 100, "en": 400}, 0.5) == pytest.approx({"de": 1 / 3, "en": 2 / 3})
+def test_languages_are_drawn_by_the_root_of_their_sentences():
     texts = drawn({"de": listed(numbered(1000)), "en": listed(numbered(4000))}, max_bytes=20_000)
     assert len(texts["en"]) / len(texts["de"]) == pytest.approx(2, rel=0.02)
 
@@ -175,6 +174,12 @@ def test_documents_are_cut_into_sentences_in_nfc():
     text = draw({"de": Listed((("Cafe\u0301 auf. Danach zu.\n\n Ende",),))}).languages["de"]
     assert set(text.drawn + text.held_out) == {"Café auf.", "Danach zu.", "Ende"}
     assert text.num_sentences == 3
+
+
+def test_text_without_an_end_is_cut():
+    text = draw({"de": Listed((("x" * 10_000,),))}).languages["de"]
+    assert text.num_sentences == 3
+    assert {len(part) for part in text.drawn + text.held_out} == {4096, 10_000 - 2 * 4096}
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_report_counts_what_the_vocabulary_is_made_of(vocabulary, sample):
     # Of "\u2581ab", "ab", "\u2581", a and b, the second is but a step to the first.
     assert content["used"] == {"pieces": 4, "of": 5}
     forms = [(row["language"], row["form"]) for row in content["held_out"]]
-    assert forms == [(name, form) for name in ("de", "ja", "mr") for form in ("spoken", "written")]
+    assert forms == [(name, form) for name in ("de", "ja", "mr") for form in ("written", "spoken")]
 
 
 def test_a_report_says_which_language_was_too_short(vocabulary, sample):

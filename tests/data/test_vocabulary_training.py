@@ -160,12 +160,20 @@ def test_text_without_held_out_sentences_is_refused_before_training(tmp_path, ca
 
 def test_samples_beyond_the_memory_are_refused_before_reading(tmp_path, capsys, monkeypatch):
     (tmp_path / "a.txt").write_text("eins zwei drei\n" * 100)
-    monkeypatch.setattr(vocabulary_training, "memory_bytes", lambda: 32_000)
+    monkeypatch.setattr(vocabulary_training, "memory_bytes", lambda: 28_000)
     monkeypatch.setattr(vocabulary_training, "draw", None)
     asked = ["train", str(tmp_path / "a.model"), f"--text=de={tmp_path / 'a.txt'}"]
     assert main(asked) == 2
     assert "a sample of 1,500 bytes" in (error := capsys.readouterr().err)
     assert "--sample_bytes=1000 or less" in error
+
+
+def test_wider_indices_take_more_memory(monkeypatch):
+    monkeypatch.setattr(vocabulary_training, "memory_bytes", lambda: 40 << 31)
+    vocabulary_training.check_memory((1 << 31) - 1, "unigram")
+    vocabulary_training.check_memory(1 << 31, "bpe")
+    with pytest.raises(ValueError, match="takes up to 98.8 GB"):
+        vocabulary_training.check_memory(1 << 31, "unigram")
 
 
 def test_the_machine_has_memory():
