@@ -306,12 +306,12 @@ def _text_lines(content: Mapping[str, Any]) -> list[str]:
             f"{_epochs(row[end]['epochs'])} {row[end]['language']}" for end in ("least", "most")
         ]
         lines.append(
-            f"{row['source']:<22}{row['form']:<10}{_short(row['tokens']):>10}"
+            f"{_fitted(row['source']):<22}{row['form']:<10}{_short(row['tokens']):>10}"
             f"{_percent(row['share']):>10}{_epochs(row['epochs']):>12}{ends[0]:>15}{ends[1]:>15}"
         )
     for name, source in content["sources"].items():
         paper = "" if source["paper"] is None else f"  (the paper: {source['paper']:.0%})"
-        lines.append(f"{name:<22}{'all':<20}{_percent(source['share']):>12}{paper}")
+        lines.append(f"{_fitted(name):<22}{'all':<20}{_percent(source['share']):>12}{paper}")
     return lines
 
 
@@ -321,12 +321,16 @@ def _objective_lines(objectives: Mapping[str, float]) -> list[str]:
     ]
 
 
+def _fitted(name: str, width: int = 21) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
 def _epochs(epochs: float) -> str:
-    return f"{epochs:.3g}" if epochs < 1000 else f"{epochs:.0f}"
+    return f"{epochs:.3g}" if epochs < 999.5 else _short(epochs)
 
 
 def _short(count: float) -> str:

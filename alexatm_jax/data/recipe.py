@@ -11,7 +11,7 @@ The paper's rule (recipe §2, arXiv:2208.01448, Sec. 3; §3, Sec. 4):
 Where the paper leaves it open, we chose: sentences are counted once each, over all sources, before
 any weight; shares are of text tokens, those of the documents before any noise; within a language
 the sources and forms share in proportion to weight x form x tokens. So the languages' shares of
-the text tokens are the q exactly, whatever the sources hold.
+the text tokens are the q exactly, whatever the sources hold. `mixture_report` prints the result.
 """
 
 from __future__ import annotations
@@ -24,9 +24,6 @@ from dataclasses import dataclass, field
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.mixture_report import Counts, sentences_by_language
-from alexatm_jax.data.mixture_report import as_json as as_json
-from alexatm_jax.data.mixture_report import drift as drift
-from alexatm_jax.data.mixture_report import table as table
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.text.documents import DocumentSource
 from alexatm_jax.text.local_files import LocalFiles

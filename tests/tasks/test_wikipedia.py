@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -88,17 +87,3 @@ def test_a_cache_is_made_of_it_with_the_recipes_shares(wikipedia, published, tmp
     corpus = cache.read_corpus(tmp_path / "cache", "wikipedia_mr_written")
     assert corpus.num_documents == 2 * len(SHARDS["mr"])
     assert "20230601.mr/1.0.0, split train" in corpus.provenance.source
-
-
-def test_seqio_reads_a_task(wikipedia, published, tmp_path, monkeypatch):
-    train(["abcdefghij abc hij", "def aeiou"], Path(tmp_path / "v.model"), size=290)
-    monkeypatch.setenv("ALEXATM_VOCABULARY", str(tmp_path / "v.model"))
-    importlib.reload(wikipedia)  # a vocabulary is loaded once
-    with published:
-        dataset = seqio.get_dataset(
-            mixture_or_task_name="wikipedia_hi_written_denoising",
-            task_feature_lengths={"inputs": 64, "targets": 64},
-            feature_converter=seqio.EncDecFeatureConverter(pack=False),
-            seed=0,
-        )
-        assert len(list(dataset.as_numpy_iterator())) == 2
