@@ -39,21 +39,20 @@ def draw_report(content: Mapping[str, Any], path: Path) -> None:
         _draw_forms(axes, content["held_out"], languages, name, factor, style)
         axes.set_title(title, size=13, loc="left")
     upper.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
-    _draw_lower(lower.subplots(1, 3), content, languages)
+    _draw_lower(list(lower.subplots(1, 3 if content["sample"] else 2)), content, languages)
     _title(figure, content)
     figure.savefig(path, format="png", dpi=_PIXELS_PER_INCH)
 
 
 def _draw_lower(panels: Sequence[Axes], content: Mapping[str, Any], languages: list[str]) -> None:
-    if content["sample"]:
-        _draw_sample(panels[0], content["sample"]["languages"])
-    else:
-        panels[0].set_axis_off()
-    _draw_forms(panels[1], content["held_out"], languages, "num_pieces_used", 1, "{:,.0f}")
-    panels[1].set_title("Pieces used on held-out text", size=13, loc="left")
+    *first, using, counting = panels
+    for axes in first:
+        _draw_sample(axes, content["sample"]["languages"])
+    _draw_forms(using, content["held_out"], languages, "num_pieces_used", 1, "{:,.0f}")
+    using.set_title("Pieces used on held-out text", size=13, loc="left")
     made_of = content["vocabulary"]
     kinds = {kind: n for kind, n in made_of["kinds"].items() if kind not in ("learned", "added")}
-    _draw_counts(panels[2], made_of["scripts"], kinds)
+    _draw_counts(counting, made_of["scripts"], kinds)
 
 
 def _draw_forms(
