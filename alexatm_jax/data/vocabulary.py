@@ -98,7 +98,7 @@ class Vocabulary:
         if not self.path.is_file():
             raise ValueError(
                 f"there is no vocabulary file {self.path}; give a SentencePiece model, or "
-                "make one with alexatm_jax.data.vocabulary.train or with --run_mode=cache."
+                "make one: python -m alexatm_jax.data.vocabulary train, or --run_mode=cache."
             )
         content = self.path.read_bytes()
         self.sha256 = hashlib.sha256(content).hexdigest()
