@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
 import numpy as np
-
-_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 class Shares:
@@ -20,10 +19,10 @@ class Shares:
 
     Were u the same everywhere, all streams would serve the same task first and a small one
     last. A phase that is uniform over the streams makes what they have read of a task, on
-    average, exactly its share at every moment, and evenly spaced phases keep the sum over the
-    streams within about one example of that. Multiples of the golden ratio turn them from task
-    to task, lest a stream begin with all of its tasks or none. (Our choice: the paper gives
-    shares, recipe §2, and no way to keep them.)
+    average, exactly its share at every moment, and phases spaced evenly over them keep the sum
+    near it. Each task spaces its phases in another order of the streams, lest one begin with
+    all of its tasks and another with none. (Our choice: the paper gives shares, recipe §2, and
+    no way to keep them.)
 
     Attributes:
       served: text tokens of each task so far, int64 [tasks].
@@ -37,8 +36,7 @@ class Shares:
 
     def __init__(self, rates: Sequence[float], stream: int, num_streams: int) -> None:
         self._rates = np.asarray(rates) / math.fsum(rates)
-        turns = np.arange(len(rates)) * _GOLDEN_RATIO
-        self._phases = ((stream + 0.5) / num_streams + turns) % 1.0
+        self._phases = _phases(num_streams, len(rates))[stream]
         self.served = np.zeros(len(rates), np.int64)
         self.sizes = np.zeros(len(rates), np.int64)
 
@@ -57,3 +55,10 @@ class Shares:
 
     def _due(self) -> np.ndarray:
         return (self.served + self._phases * self.sizes) / self._rates
+
+
+@functools.lru_cache(maxsize=1)
+def _phases(num_streams: int, num_tasks: int) -> np.ndarray:
+    """Deals the phases 1/2, 3/2, ... of num_streams to the streams, to each task anew."""
+    order = np.random.default_rng(0).random((num_streams, num_tasks)).argsort(axis=0)
+    return (order + 0.5) / num_streams

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import zlib
 from typing import Any, Protocol
 
 import numpy as np
-from grain import experimental as grain
+
+from alexatm_jax.data.permutation import Permutation
 
 logger = logging.getLogger(__name__)
-
-MOST_DOCUMENTS = 1 << 32
-"""Grain's shuffle is made for 32-bit indices."""
 
 _HELD_TOKENS = 1 << 14
 
@@ -35,8 +32,7 @@ class ShuffledDocuments:
 
     Every epoch shuffles the corpus anew, the same way in all streams, and stream s takes
     documents s, s + S, s + 2S, ... of that order: so in each epoch each document is read in
-    exactly one stream. The order is that of `grain.MapDataset.shuffle`, one index at a time:
-    nothing is kept of it, however large the corpus.
+    exactly one stream. Nothing is kept of the order, however large the corpus.
 
     Attributes:
       name: of the task.
@@ -54,8 +50,7 @@ class ShuffledDocuments:
         to share among the streams, lest each say it.
 
     Raises:
-      ValueError: if the corpus has fewer documents than there are streams, or too many to
-        shuffle.
+      ValueError: if the corpus has fewer documents than there are streams.
     """
 
     def __init__(
@@ -69,16 +64,16 @@ class ShuffledDocuments:
         max_epochs: int | None = None,
         repeating: set[str] | None = None,
     ) -> None:
-        if not num_streams <= len(corpus) <= MOST_DOCUMENTS:
+        if len(corpus) < num_streams:
             raise ValueError(
-                f"the corpus of task {name!r} has {len(corpus)} documents for {num_streams} "
-                f"streams; each stream needs one, and {MOST_DOCUMENTS} at most can be shuffled; "
-                "use fewer streams, or make several corpora and tasks of it."
+                f"the corpus of task {name!r} has {len(corpus)} documents for "
+                f"{num_streams} streams; each needs one; use fewer streams."
             )
         self.per_epoch = len(range(stream, len(corpus), num_streams))
         self.name, self._corpus, self._size = name, corpus, len(corpus)
         self._stream, self._num_streams = stream, num_streams
-        self._seed = zlib.crc32(f"{seed}/{name}".encode())
+        self._seed = seed
+        self._order: tuple[int, Permutation] | None = None  # of an epoch
         self._key = hashlib.blake2b(f"{seed}/{stream}/{name}".encode(), digest_size=16).digest()
         self.max_epochs = max_epochs
         self._repeating = set() if repeating is None else repeating
@@ -119,9 +114,7 @@ class ShuffledDocuments:
     def _index(self, number: int) -> int:
         """Finds the document's number in the corpus."""
         epoch, within = divmod(number, self.per_epoch)
-        return grain.index_shuffle(
-            index=self._stream + within * self._num_streams,
-            max_index=self._size - 1,
-            seed=(self._seed + epoch) % (1 << 32),
-            rounds=4,
-        )
+        if self._order is None or self._order[0] != epoch:
+            key = f"{self._seed}/{self.name}/{epoch}"  # of any stream
+            self._order = epoch, Permutation(self._size, key)
+        return self._order[1](self._stream + within * self._num_streams)

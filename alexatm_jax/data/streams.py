@@ -115,12 +115,9 @@ class Stream:
     def get_state(self) -> dict[str, Any]:
         """Gives what `set_state` needs to continue behind the last row; JSON-able."""
         all_given = self._rows_given == len(self._rows)
-        places, served = self._standing() if all_given else self._filled_from
         return {
-            "group": self._group + 1 if all_given else self._group,
+            **(self._standing(self._group + 1) if all_given else self._filled_from),
             "rows_given": 0 if all_given else self._rows_given,
-            "places": [list(place) for place in places],
-            "served": served.tolist(),
             "tokens": self.tokens.tolist(),
         }
 
@@ -135,11 +132,15 @@ class Stream:
             self._fill_rows(state["group"])
             self._rows_given = state["rows_given"]
 
-    def _standing(self) -> tuple[list[Place], np.ndarray]:
-        return [reader.place for reader in self._readers], self._shares.served.copy()
+    def _standing(self, next_group: int) -> dict[str, Any]:
+        return {
+            "group": next_group,
+            "places": [list(reader.place) for reader in self._readers],
+            "served": self._shares.served.tolist(),
+        }
 
     def _fill_rows(self, group: int) -> None:
-        self._filled_from = self._standing()
+        self._filled_from = self._standing(group)
         count = self._packing.num_rows if group else 1 + self._number % self._packing.num_rows
         # Philox makes numbers from a key and a counter, of which it advances the low words.
         counter = (0, 0, group, self._number)

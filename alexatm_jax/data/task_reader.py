@@ -114,10 +114,14 @@ class TaskReader:
     def _read_piece(self) -> tuple[Example, Place]:
         """Takes one piece of one document, all of it if it fits a row."""
         place, tokens = next(self._usable_documents())
+        pieces = num_pieces(len(tokens), self._longest_piece)
+        if pieces == 1:
+            return self._example(tokens), Place(place.document + 1)
         begin, end = piece_bounds(len(tokens), self._longest_piece, place.within)
-        if place.within + 1 < num_pieces(len(tokens), self._longest_piece):
-            return self._example(tokens[begin:end]), Place(place.document, place.within + 1)
-        return self._example(tokens[begin:end]), Place(place.document + 1)
+        example = self._example(tokens[begin:end].copy())  # a view would hold the whole book
+        if place.within + 1 < pieces:
+            return example, Place(place.document, place.within + 1)
+        return example, Place(place.document + 1)
 
     def _example(self, tokens: np.ndarray, num_documents: int = 1) -> Example:
         num_read = self._objective.num_read(tokens, self._special, self._chance)

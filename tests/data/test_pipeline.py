@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 from itertools import islice
 from types import SimpleNamespace
@@ -57,13 +59,29 @@ def assert_equal(batch, other) -> None:
         np.testing.assert_array_equal(batch[name], other[name], err_msg=name)
 
 
+def batch_hash(packing: str, counts: list[tuple[int, int]]) -> str:
+    """Hashes batches read by some hosts, then by another number of them, and so on."""
+    digest, state = hashlib.sha256(), None
+    for hosts, count in counts:
+        parts = [reader(packing, host, hosts) for host in range(hosts)]
+        for part in parts if state else []:
+            part.set_state(state)
+        for _ in range(count):
+            rows = [next(part) for part in parts]
+            for name in sorted(rows[0]):
+                digest.update(np.concatenate([row[name] for row in rows]).tobytes())
+        states = [json.loads(json.dumps(part.get_state())) for part in parts]
+        streams = {n: stream for state in states for n, stream in state["streams"].items()}
+        state = states[0] | {"streams": streams}
+    return digest.hexdigest()
+
+
 @pytest.mark.parametrize("packing", MODES)
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_together_read_the_same_batches(packing, hosts):
-    parts = [reader(packing, host, hosts) for host in range(hosts)]
-    for batch in islice(reader(packing), 12):
-        rows = [next(part) for part in parts]
-        assert_equal(batch, {k: np.concatenate([r[k] for r in rows]) for k in batch})
+@pytest.mark.parametrize("count", [3, pytest.param(250, marks=pytest.mark.slow)])
+def test_the_stream_of_batches_is_the_same_whoever_reads_it(packing, count):
+    wanted = batch_hash(packing, [(1, 4 * count)])
+    for hosts in [[2, 2, 2, 2], [4, 4, 4, 4], [1, 4, 2, 1]]:
+        assert batch_hash(packing, [(number, count) for number in hosts]) == wanted
 
 
 @pytest.mark.parametrize("packing", MODES)
@@ -192,6 +210,94 @@ def test_statistics_count_what_batches_hold(packing):
 def test_nothing_read_gives_statistics_of_nothing():
     statistics = reader("isolated").statistics()
     assert statistics["fill"] == 0 and statistics["tasks"]["noise"]["token_share"] == 0
+
+
+class Simulated:
+    """Documents in any number, of which those that were read are known."""
+
+    def __init__(self, size: int, length: int) -> None:
+        self.size, self.length, self.read = size, length, []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        self.read.append(index)
+        return np.full(self.length + index % 3, 7 + index % 1000, dtype=np.int32)
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_a_host_reads_what_its_streams_do_and_no_more(packing):
+    tasks = [TaskSpec("noise", "web", 1, {"kind": "denoising"})]
+    read = []
+    for host in range(4):
+        web = Simulated(10**9, 9)
+        part = BatchReader({"web": web}, tasks, SPECIAL, config(packing), host, 4)
+        for _ in islice(part, 5):
+            pass
+        read.append(set(web.read))
+    whole = Simulated(10**9, 9)
+    for _ in islice(BatchReader({"web": whole}, tasks, SPECIAL, config(packing)), 5):
+        pass
+    assert set.union(*read) == set(whole.read) and sum(map(len, read)) == len(set(whole.read))
+
+
+@pytest.mark.parametrize("packing", MODES)
+def test_a_billion_documents_are_read_from_any_step(packing):
+    """Nothing grows with the corpus or the step: a few documents are read to begin anywhere."""
+    web = Simulated(10**9, 9)
+    tasks = [TaskSpec("noise", "web", 4, {"kind": "denoising"})]
+    tasks += [TaskSpec("continue", "web", 1, {"kind": "clm"})]
+    settings = config(packing, batch_size=64, num_streams=64)
+    source = BatchReader({"web": web}, tasks, SPECIAL, settings)
+    next(source)
+    state = source.get_state()
+    for stream in state["streams"].values():
+        stream["group"] += 10**9
+        stream["places"] = [[document + 10**8, 0] for document, _ in stream["places"]]
+        stream["served"] = [stream["served"][0] + 4 * 10**12, stream["served"][1] + 10**12]
+    source.set_state(state | {"step": 10**9})
+    check_batch(next(source))
+    assert len(web.read) < 20_000 and len(json.dumps(source.get_state())) < 20_000
+    statistics = source.statistics()["tasks"]
+    assert statistics["noise"]["epochs"] == pytest.approx(6.4, rel=1e-3)
+
+
+def languages(rates: np.ndarray) -> list[TaskSpec]:
+    """Twelve languages, each in four forms with two objectives, in these shares."""
+    parts = itertools.product(enumerate(rates), (0.64, 0.27, 0.06, 0.03), (0.8, 0.2))
+    return [
+        TaskSpec(
+            f"{language}/{form}/{share}",
+            str(language),
+            rate * form * share,
+            {"kind": "denoising" if share > 0.5 else "clm"},
+            {"language": str(language)},
+        )
+        for (language, rate), form, share in parts
+    ]
+
+
+@pytest.mark.parametrize("packing", MODES)
+@pytest.mark.parametrize("length", [35, 3000])
+def test_after_a_million_tokens_every_language_has_its_share(packing, length):
+    """Within one hundredth of the mixture, whose tasks have 0.02 % to 7 % of it."""
+    rates = np.linspace(5, 12, 12) / np.linspace(5, 12, 12).sum()
+    # The language with the greatest share has the shortest documents, by four times.
+    corpora = {
+        str(language): Simulated(10**6, round(length * 4 / (1 + 0.27 * language)))
+        for language in range(12)
+    }
+    settings = ReaderConfig(64, 1024, 1024, seed=0, num_streams=64, packing=packing)
+    source = BatchReader(corpora, languages(rates), SPECIAL, settings)
+    for _ in source:
+        tasks = source.statistics()["tasks"].values()
+        if sum(task["text_tokens"] for task in tasks) > 10**6:
+            break
+    shares = np.zeros(12)
+    for task in tasks:
+        shares[int(task["labels"]["language"])] += task["share"]
+    assert abs(shares - rates).max() < 0.01
 
 
 def test_prefetching_changes_neither_batches_nor_states():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from itertools import islice
 
-import grain
 import numpy as np
 import pytest
 
@@ -13,7 +12,7 @@ from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import MODES, Packing
 from alexatm_jax.data.shares import Shares
-from alexatm_jax.data.shuffling import MOST_DOCUMENTS, EpochsRead, ShuffledDocuments
+from alexatm_jax.data.shuffling import EpochsRead, ShuffledDocuments
 from alexatm_jax.data.streams import Part, Stream
 from alexatm_jax.data.task_reader import Place, TaskReader
 from alexatm_jax.data.vocabulary import SpecialIds
@@ -53,30 +52,19 @@ def shuffled(corpus, stream: int = 0, streams: int = 1, **changes) -> ShuffledDo
     return ShuffledDocuments("task", corpus, seed=5, stream=stream, num_streams=streams, **changes)
 
 
-@pytest.mark.parametrize("stream, streams", [(0, 1), (2, 3)])
-def test_the_order_is_that_of_grains_own_datasets(stream, streams):
-    corpus = CORPORA["words"]
-    ours = shuffled(corpus, stream, streams)
-    theirs = grain.MapDataset.source(corpus).shuffle(seed=ours._seed)[stream::streams].repeat()
-    assert ours.per_epoch == len(range(stream, 41, streams))
-    for number in range(3 * ours.per_epoch):
-        np.testing.assert_array_equal(ours[number], theirs[number])
-
-
-def test_a_stream_of_a_billion_documents_reads_only_its_own():
-    corpus = Simulated(10**9)
+def test_documents_beyond_32_bits_are_shuffled_among_streams():
+    corpus = Simulated(10**11)
     streams = [shuffled(corpus, stream, 64) for stream in range(64)]
-    assert sum(stream.per_epoch for stream in streams) == 10**9
-    [stream[number] for stream in streams for number in (0, 1, 10**7, 10**9)]
-    assert len(set(corpus.read)) > 250  # 256 of a billion hardly ever meet
+    assert sum(stream.per_epoch for stream in streams) == 10**11
+    [stream[number] for stream in streams for number in (0, 1, 10**9, 10**10)]
+    assert (
+        max(corpus.read) > 2**32 and len(set(corpus.read)) > 250
+    )  # 256 of so many hardly ever meet
 
 
-def test_corpora_too_small_or_too_large_are_refused():
+def test_corpora_too_small_are_refused():
     with pytest.raises(ValueError, match="2 documents for 3 streams"):
         shuffled(Simulated(2), 0, 3)
-    shuffled(Simulated(MOST_DOCUMENTS))
-    with pytest.raises(ValueError, match="make several corpora"):
-        shuffled(Simulated(MOST_DOCUMENTS + 1))
 
 
 @pytest.mark.parametrize("length, reads", [(100, 1), (20_000, 3)])
