@@ -49,9 +49,14 @@ def write_corpora(
 
     Raises:
       ImportError: if Apache Beam is not installed.
+      ValueError: if the options are no list.
       CacheError: as there, or if a worker wrote into another folder than this machine sees.
       Exception: what Beam raises when a unit failed for good; its text holds the unit's error.
     """
+    if isinstance(options, str):
+        raise ValueError(
+            f"Beam's options are {options!r}; give a list of them, each such as '--runner=R'."
+        )
     _import_beam()
     return corpus_writing.write_corpora(
         cache_dir, jobs, run=functools.partial(_run, options=options)

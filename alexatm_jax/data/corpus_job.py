@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from alexatm_jax.data.token_files import shard_stem, write_shard
+from alexatm_jax.data.token_files import shard_stem, telling_of_failure, write_shard
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.text.documents import DocumentSource
 from alexatm_jax.text.preparation import Preparation
@@ -63,11 +62,6 @@ class CorpusJob:
         parts.append(self.description or self.documents.description)
         parts += [] if self.preparation is None else [f"; {self.preparation.description}"]
         return "".join(parts)
-
-    def fingerprint(self, units: Sequence[Mapping[str, Any]]) -> str:
-        """Hashes all that the shards depend on."""
-        settings = self.split, self.source, self.vocabulary.sha256, self.on_problem, list(units)
-        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -135,7 +129,8 @@ def write_unit(
         "num_dropped": text.num_dropped,
         "problems": problems.as_json(),
     }
-    write_json(task.summary_path, summary)
+    with telling_of_failure(task.summary_path):
+        write_json(task.summary_path, summary)
     return summary
 
 

@@ -64,9 +64,12 @@ def write_corpora(
 
     Raises:
       TextError: at a problem with the text, where a job is to stop at one.
+      ValueError: if `num_workers` is less than 1.
       CacheError: if the corpus in the cache is of other documents or another vocabulary, another
         process is writing it, it has no document, or cannot be written. Finished shards are kept.
     """
+    if num_workers < 1:
+        raise ValueError(f"num_workers is {num_workers}; it must be at least 1.")
     with contextlib.ExitStack() as stack:
         known: dict[str, Provenance] = {}
         unfinished: list[UnfinishedCorpus] = []

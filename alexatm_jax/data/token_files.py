@@ -34,7 +34,7 @@ _MOST_MAPPED_SHARDS = 512
 
 _BUFFERED_TOKENS = 1 << 18
 
-_SMALL_BYTES = 64 << 20
+_SMALL_BYTES = 16 << 20
 
 
 class CacheError(ValueError):
@@ -85,7 +85,7 @@ class TokenFiles:
 
     Raises:
       CacheError: if files are missing or too many, or their sizes or ends disagree with `shards`.
-        Up to 64 MB are also read and compared with their hashes; of more, only `verify` does that.
+        Up to 16 MB are also read and compared with their hashes; of more, only `verify` does that.
     """
 
     def __init__(
@@ -240,17 +240,17 @@ class _Draft:
         self._hash = hashlib.sha256()
 
     def __enter__(self) -> None:
-        with _told_of_failure(self._path):
+        with telling_of_failure(self._path):
             self._file: BinaryIO = self._draft.open("wb", buffering=1 << 20)
 
     def write(self, array: np.ndarray) -> None:
         self._hash.update(array.data)
-        with _told_of_failure(self._path):
+        with telling_of_failure(self._path):
             self._file.write(array.data)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            with _told_of_failure(self._path), self._file:
+            with telling_of_failure(self._path), self._file:
                 if kind is None:
                     self._file.flush()
                     os.fsync(self._file.fileno())
@@ -261,7 +261,8 @@ class _Draft:
 
 
 @contextlib.contextmanager
-def _told_of_failure(path: Path) -> Iterator[None]:
+def telling_of_failure(path: Path) -> Iterator[None]:
+    """Turns an OSError, such as that of a full disk, into a CacheError that says what to do."""
     try:
         yield
     except OSError as error:

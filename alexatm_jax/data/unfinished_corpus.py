@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -25,7 +26,7 @@ from typing import Any
 
 from alexatm_jax.data.cache import CacheError, PathLike, Provenance, corpus_folder, read_corpus
 from alexatm_jax.data.corpus_job import CorpusJob, ShardTask
-from alexatm_jax.data.token_files import token_dtype
+from alexatm_jax.data.token_files import telling_of_failure, token_dtype
 from alexatm_jax.data.worker_processes import can_travel
 from alexatm_jax.text.problems import Problem, Problems
 from alexatm_jax.whole_files import write_json, write_whole
@@ -45,9 +46,12 @@ class UnfinishedCorpus:
 
     def __init__(self, cache_dir: PathLike, job: CorpusJob) -> None:
         units = job.documents.units()
-        self._job, self._cache_dir = job, cache_dir
-        self._final = corpus_folder(cache_dir, job.corpus)
-        name = f".{job.corpus}.{job.fingerprint(units)}.partial"
+        self._job, self._source, self._cache_dir = job, job.source, cache_dir
+        self._final = corpus_folder(cache_dir, job.corpus).absolute()
+        # All that the shards depend on.
+        settings = job.split, self._source, job.vocabulary.sha256, job.on_problem, list(units)
+        fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
+        name = f".{job.corpus}.{fingerprint}.partial"
         self._folder = self._final.with_name(name)
         self._tasks = [
             ShardTask(job, self._folder, number, len(units), unit)
@@ -105,9 +109,8 @@ class UnfinishedCorpus:
         """
         if not self._provenance_path.exists():
             self._describe()
-        for path in self._folder.iterdir():
-            if path.suffix == ".tmp" or path in {task.summary_path for task in self._tasks}:
-                path.unlink()
+        for path in [*self._drafts(), *(task.summary_path for task in self._tasks)]:
+            path.unlink(missing_ok=True)
         _sync(self._folder)
         self._folder.rename(self._final)
         _sync(self._final.parent)
@@ -123,23 +126,31 @@ class UnfinishedCorpus:
                 logger.info("%s was begun from other text or settings; starting anew.", other)
                 shutil.rmtree(other)
         self._folder.mkdir(parents=True, exist_ok=True)
-        for draft in self._folder.glob(".*.tmp"):
+        for draft in self._drafts():
             draft.unlink()
+
+    def _drafts(self) -> Iterator[Path]:
+        """Finds what processes left that were killed as they wrote."""
+        return self._folder.glob(".*.tmp")
 
     def _describe(self) -> None:
         summaries = [task.summary() or {} for task in self._tasks]
         problems = Problems.merged([summary["problems"] for summary in summaries])
         try:
-            provenance = _provenance(self._job, summaries, problems["counts"])
+            provenance = _provenance(self._job, self._source, summaries, problems["counts"])
         except CacheError:  # all empty: nothing of it is worth keeping
             shutil.rmtree(self._folder)
             raise
-        _write_json_durably(self._folder / "problems.json", problems)
-        _write_json_durably(self._provenance_path, asdict(provenance))
+        with telling_of_failure(self._provenance_path):
+            _write_json_durably(self._folder / "problems.json", problems)
+            _write_json_durably(self._provenance_path, asdict(provenance))
 
 
 def _provenance(
-    job: CorpusJob, summaries: Sequence[Mapping[str, Any]], problems: Mapping[str, int]
+    job: CorpusJob,
+    source: str,
+    summaries: Sequence[Mapping[str, Any]],
+    problems: Mapping[str, int],
 ) -> Provenance:
     """Adds up what became of the shards."""
 
@@ -153,7 +164,7 @@ def _provenance(
     return Provenance(
         corpus=job.corpus,
         split=job.split,
-        source=job.source,
+        source=source,
         vocabulary_sha256=job.vocabulary.sha256,
         num_documents=sum(shard["documents"] for shard in shards),
         num_tokens=sum(shard["tokens"] for shard in shards),
@@ -168,11 +179,11 @@ def _provenance(
 
 
 def _log(provenance: Provenance, problems: Mapping[str, Any]) -> None:
+    dropped = f"; {provenance.num_dropped} sentences dropped: {dict(provenance.dropped)}"
     logger.info(
-        "cached corpus %s (%s): %d documents, %d tokens; %d empty left out; %d sentences dropped, "
-        "by benchmark %s",
+        "cached corpus %s (%s): %d documents, %d tokens; %d empty left out%s",
         *(provenance.corpus, provenance.source, provenance.num_documents, provenance.num_tokens),
-        *(provenance.num_empty, provenance.num_dropped, dict(provenance.dropped)),
+        *(provenance.num_empty, dropped if provenance.num_dropped else ""),
     )
     for kind, count in problems["counts"].items():
         first = next(p for p in problems["examples"] if p["kind"] == kind)

@@ -72,3 +72,8 @@ def test_without_beam_the_extra_is_named(tmp_path, jobs, monkeypatch):
     with pytest.raises(ImportError, match=r"install alexatm_jax\[beam\]"):
         beam_corpus.write_corpora(tmp_path, jobs)
     assert not [*tmp_path.iterdir()]
+
+
+def test_options_are_a_list(tmp_path, jobs):
+    with pytest.raises(ValueError, match="give a list of them"):
+        beam_corpus.write_corpora(tmp_path, jobs, options="--runner=FlinkRunner")

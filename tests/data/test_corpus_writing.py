@@ -337,6 +337,8 @@ def test_a_limit_takes_the_first_documents(tmp_path, job, limit):
     assert provenance.source.startswith(f"the first {limit} documents of 3 local file(s)")
     with pytest.raises(ValueError, match="max_documents is 0"):
         replace(job, max_documents=0)
+    with pytest.raises(ValueError, match="num_workers is 0"):
+        write_corpus(tmp_path / "other", job, num_workers=0)
 
 
 def test_problems_are_counted_and_the_first_is_named(tmp_path, job, caplog):
@@ -375,6 +377,18 @@ def test_a_full_disk_keeps_what_is_finished(tmp_path, job):
     (finished,) = (tmp_path / "cache" / "corpora").glob(".web.*/*.json")
     assert finished.name == "documents-00000-of-00002.json"
     assert write_corpus(tmp_path / "cache", job).num_documents == 2
+
+
+def test_the_source_is_described_as_it_was_when_the_run_began(tmp_path, job):
+    class Changing(InMemory):
+        description = "before"
+
+        def documents(self, unit, problems):
+            self.description = "after"
+            return super().documents(unit, problems)
+
+    job = replace(job, documents=Changing([["eins"]]), preparation=None)
+    assert write_corpus(tmp_path / "cache", job).source == "before"
 
 
 def test_progress_is_told_with_speed_and_time_left(tmp_path, job, caplog, monkeypatch):
