@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
 
-Objective = Denoising | CausalLM
+Objective: TypeAlias = Denoising | CausalLM
 
 _CLASSES: dict[str, type[Objective]] = {cls.kind: cls for cls in (Denoising, CausalLM)}
 
