@@ -17,7 +17,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from itertools import chain
@@ -209,7 +209,8 @@ def train(
     and arguments give the same file.
 
     Args:
-      sentences: NFC texts, held in memory by SentencePiece.
+      sentences: NFC texts, held in memory by SentencePiece. Words of 2^16 characters make it
+        fail, or abort the process: `text_sample.draw` cuts them.
       path: file to write.
       size: number of pieces, all kinds of them included.
       model_type: "bpe" or "unigram". Unigram, the paper's choice, needs a large lexicon: it
@@ -222,40 +223,28 @@ def train(
       num_threads: of SentencePiece. With unigram each number gives slightly other pieces,
         because sums of floats are then taken in another order.
       over_two_gigabytes: whether the sentences may have more than 2^31 characters, for which
-        SentencePiece needs wider indices, and half as much memory again.
+        SentencePiece needs wider indices, and some 70 % more memory.
 
     Raises:
       ValueError: if there is no text, `size` does not suit it, or a symbol is special.
 
     Source: recipe §2, after arXiv:2208.01448, Sec. 3.
     """
-    if model_type not in ("bpe", "unigram"):
-        raise ValueError(f"model_type is {model_type!r}; it must be 'bpe' or 'unigram'.")
-    special = sorted(set(user_defined_symbols) & set(SPECIAL_PIECES.values()))
-    if special:
-        raise ValueError(
-            f"user_defined_symbols name {special}, which are added anyway; leave them out."
-        )
-    content = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            # SentencePiece's BPE aborts the process over a required character that never occurs.
-            sentence_iterator=chain(sentences, required_characters),
-            model_writer=content,
-            vocab_size=size,
-            model_type=model_type,
-            user_defined_symbols=list(user_defined_symbols),
-            character_coverage=character_coverage,
-            required_chars=required_characters,
-            # Control pieces, unlike user-defined ones, are never matched in text.
-            control_symbols=[*_PROMPT_PIECES, *map(RESERVED_PIECE.format, range(num_reserved))],
-            num_threads=num_threads,
-            train_extremely_large_corpus=over_two_gigabytes,
-            **_TRAINER_OPTIONS,
-        )
-    except RuntimeError as error:
-        raise ValueError(_training_problem(size, str(error))) from error
-    write_whole(Path(path), content.getvalue())
+    _check_choices(model_type, user_defined_symbols)
+    content = _trained(
+        # SentencePiece's BPE aborts the process over a required character that never occurs.
+        chain(sentences, required_characters),
+        size,
+        model_type=model_type,
+        user_defined_symbols=list(user_defined_symbols),
+        character_coverage=character_coverage,
+        required_chars=required_characters,
+        # Control pieces, unlike user-defined ones, are never matched in text.
+        control_symbols=[*_PROMPT_PIECES, *map(RESERVED_PIECE.format, range(num_reserved))],
+        num_threads=num_threads,
+        train_extremely_large_corpus=over_two_gigabytes,
+    )
+    write_whole(Path(path), content)
     return Vocabulary(path)
 
 
@@ -270,6 +259,31 @@ _TRAINER_OPTIONS: dict[str, Any] = {
     "max_sentence_length": 1 << 30,
     "minloglevel": 2,
 }
+
+
+def _check_choices(model_type: str, user_defined_symbols: Iterable[str]) -> None:
+    if model_type not in ("bpe", "unigram"):
+        raise ValueError(f"model_type is {model_type!r}; it must be 'bpe' or 'unigram'.")
+    special = sorted(set(user_defined_symbols) & set(SPECIAL_PIECES.values()))
+    if special:
+        raise ValueError(
+            f"user_defined_symbols name {special}, which are added anyway; leave them out."
+        )
+
+
+def _trained(sentences: Iterator[str], size: int, **options: Any) -> bytes:
+    content = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=sentences,
+            model_writer=content,
+            vocab_size=size,
+            **options,
+            **_TRAINER_OPTIONS,
+        )
+    except RuntimeError as error:
+        raise ValueError(_training_problem(size, str(error))) from error
+    return content.getvalue()
 
 
 def _training_problem(size: int, reason: str) -> str:
