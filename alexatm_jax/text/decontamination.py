@@ -123,18 +123,19 @@ def write_benchmark_ngrams(
     at work: temporary files beside the path that have no name, so that nothing of them stays.
 
     Args:
-      path: file to write or replace.
+      path: file to write, or to replace if it is of this kind.
       texts: the strings of each evaluation set, by name; each is read once, in this order.
       hash_bits: bits kept of each hash, from 8 to 64; fewer are there to measure false positives.
 
     Raises:
-      TextError: if there is no evaluation set, or one has no text.
+      TextError: if there is no evaluation set, one has no text, or the path is something else.
     """
     path = Path(path)
     if not texts:
         raise TextError("no evaluation sets are given; name at least one, with its texts.")
     if not 8 <= hash_bits <= 64:
         raise ValueError(f"hash_bits is {hash_bits}; keep 8 to 64 bits of each hash.")
+    _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path.parent) as spilled:
         runs = SortedRuns(spilled, hash_bits)
@@ -143,6 +144,18 @@ def write_benchmark_ngrams(
             runs.add(owner, _hashed(name, texts[name], hash_bits, read[name]))
         write_whole(path, lambda draft: _write(draft, runs.merged(), read, hash_bits))
     return BenchmarkNgrams(path)
+
+
+def _check_replaceable(path: Path) -> None:
+    if path.is_file() and path.stat().st_size:
+        with path.open("rb") as file:
+            replaceable = file.read(len(_MAGIC)) == _MAGIC
+    else:
+        replaceable = not path.is_dir()
+    if not replaceable:
+        raise TextError(
+            f"{path} is there and holds no 13-grams of evaluation sets; name another file to write."
+        )
 
 
 def _hashed(
@@ -255,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         "share one are dropped from pre-training text. Exits with 2, having written nothing, if "
         "something is wrong with the input.",
     )
-    parser.add_argument("out", metavar="OUT", help="the file to write or replace")
+    parser.add_argument("out", metavar="OUT", type=_out, help="the file to write or replace")
     parser.add_argument(
         "sets",
         metavar="NAME=PATTERN",
@@ -265,6 +278,12 @@ def _parser() -> argparse.ArgumentParser:
         "jsonl or xml, also .gz or .zst; a name may come again with more files",
     )
     return parser
+
+
+def _out(text: str) -> str:
+    if "=" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} has a '='; name the file to write first")
+    return text
 
 
 def _named_pattern(text: str) -> tuple[str, str]:

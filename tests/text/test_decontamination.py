@@ -219,6 +219,14 @@ def test_what_cannot_be_written_leaves_the_file_as_it_was(
     assert os.listdir(tmp_path) == ["ngrams"]
 
 
+def test_nothing_but_its_own_kind_is_replaced(tmp_path):
+    (tmp_path / "precious.txt").write_text("not 13-grams")
+    for path in (tmp_path / "precious.txt", tmp_path):
+        with pytest.raises(TextError, match="name another file"):
+            write_benchmark_ngrams(path, {"a": ["x"]})
+    assert (tmp_path / "precious.txt").read_text() == "not 13-grams"
+
+
 def test_the_command_writes_the_file_and_prints_what_each_set_brought(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("\n".join(texts_in("en", seed=1)))
     (tmp_path / "b.tsv").write_text("too short\tfor any\n")
@@ -248,3 +256,6 @@ def test_the_command_refuses_bad_input(pattern, complaint, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "ngrams"), "a.jsonl"])
     assert "'a.jsonl' is not NAME=PATTERN" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([f"a={tmp_path}/a.jsonl", f"b={tmp_path}/a.jsonl"])
+    assert "name the file to write first" in capsys.readouterr().err

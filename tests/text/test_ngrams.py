@@ -115,6 +115,22 @@ def test_real_text_agrees_with_its_spoken_form(shared_data):
                 assert words_of(line) == words_of(spoken(line, language))
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("كـــتاب", "كتاب"),
+        ("क्\u200dष नी\u200cति", "क्ष नीति"),
+        ("Donau\u00addampf\u200bschiff", "donaudampfschiff"),
+        ("\u202bword\u202c\u200f \ufeffword", "word word"),
+        ("葛\U000e0100城", "葛 城"),
+        ("＇Ｔｉｓ ㎏ don\u02bct m²", "tis don t m2"),
+        ("\ud800a_b\x00c\u2028d", "a b c d"),
+    ],
+)
+def test_what_cannot_be_seen_and_other_shapes_do_not_matter(text, words):
+    assert [word.decode() for word in words_of(text)] == words.split()
+
+
 def test_marks_make_words_other_words():
     assert (
         len({tuple(words_of(word)) for word in ("कि", "की", "क", "ناس", "ناسٌ", "pêche", "peche")})
