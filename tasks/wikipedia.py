@@ -6,8 +6,9 @@
 Nothing is read, downloaded or loaded before a task is used. Then $ALEXATM_VOCABULARY names the
 vocabulary; $ALEXATM_BENCHMARKS, if it is set when this is imported, an n-gram file of
 `python -m alexatm_jax.text.decontamination`; and TFDS looks for the data in $TFDS_DATA_DIR or its
-own folder, where `tfds build wikipedia/20230601.de` and the like put them. The date is our choice:
-the paper gives none.
+own folder, where `tfds.builder("wikipedia/20230601.de:1.0.0").download_and_prepare()` and the like
+put them (TFDS 4.9.10 needs the package importlib_resources for that, and says so only then). The
+date is our choice: the paper gives none.
 """
 
 from __future__ import annotations

@@ -134,12 +134,13 @@ def _prepared(name: str, data_dir: str | None) -> Any:
         raise TextError(
             f"TFDS knows no data set {name!r} and finds none in {data_dir or 'its data folder'} "
             f"({str(error).splitlines()[0]}); correct the name, or name the folder that holds it "
-            "with data_dir."
+            "with data_dir or $TFDS_DATA_DIR."
         ) from error
     if not builder.info.splits:
         raise TextError(
-            f"TFDS data set {name!r} is not in {builder.data_dir}; prepare it with `tfds build "
-            f"{name}`, which may download much, or name the folder that holds it with data_dir."
+            f"TFDS data set {name!r} is not in {builder.data_dir}; prepare it with "
+            f"tfds.builder({name!r}).download_and_prepare(), which downloads it, or name the "
+            "folder that holds it with data_dir or $TFDS_DATA_DIR."
         )
     return builder
 

@@ -101,7 +101,7 @@ def test_a_slice_is_one_unit_and_long_documents_are_reported(tmp_path):
         ("mine:1.0.0", {"split": "train[x"}, r"split 'train\[x'.*Unrecognized split"),
         ("mine:1.0.0", {"text_field": "body"}, r"\['text', 'url'\], and no 'body'; .*text_field"),
         ("mine:2.0.0", {}, "knows no data set 'mine:2.0.0'.*data_dir"),
-        ("wikipedia/20230601.de:1.0.0", {}, "is not in .*; prepare it with `tfds build wikipedia/"),
+        ("wikipedia/20230601.de:1.0.0", {}, "is not in .*; prepare it .*TFDS_DATA_DIR"),
         ("wikipedia/20230601.xy:1.0.0", {}, "knows no data set 'wikipedia/20230601.xy"),
     ],
 )
