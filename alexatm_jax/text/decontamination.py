@@ -239,11 +239,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         texts = {name: texts_of_files(patterns[name]) for name in patterns}
         written = write_benchmark_ngrams(options.out, texts)
-    except (ValueError, OSError) as error:
-        print(f"decontamination: {error}", file=sys.stderr)
-        return 2
+    except ValueError as error:
+        return _refuse(str(error))
+    except OSError as error:
+        return _refuse(f"{options.out} cannot be written ({error}); make room, or name another.")
     print(_table(written))
     return 0
+
+
+def _refuse(reason: str) -> int:
+    print(f"decontamination: {reason}", file=sys.stderr)
+    return 2
 
 
 def _table(written: BenchmarkNgrams) -> str:

@@ -253,6 +253,12 @@ def test_the_command_refuses_bad_input(pattern, complaint, tmp_path, capsys):
     assert main([str(tmp_path / "ngrams"), f"a={tmp_path}/{pattern}"]) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "ngrams").exists()
+
+
+def test_the_command_says_what_it_can_make_nothing_of(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("x")
+    assert main([str(tmp_path / "a.txt" / "ngrams"), f"a={tmp_path}/a.txt"]) == 2
+    assert "a.txt/ngrams cannot be written" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([str(tmp_path / "ngrams"), "a.jsonl"])
     assert "'a.jsonl' is not NAME=PATTERN" in capsys.readouterr().err
