@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from alexatm_jax.data.token_files import shard_stem, telling_of_failure, write_shard
+from alexatm_jax.data.token_files import (
+    Shard,
+    is_whole,
+    shard_stem,
+    telling_of_failure,
+    token_dtype,
+    write_shard,
+)
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.text.documents import DocumentSource
 from alexatm_jax.text.preparation import Preparation
@@ -87,12 +94,13 @@ class ShardTask:
         return self.folder / f"{self.stem}.json"
 
     def summary(self) -> dict[str, Any] | None:
-        """Reads what became of the shard; None while it is unfinished."""
+        """Reads what became of the shard; None while it, or a file of it, is not there."""
         try:
             summary: dict[str, Any] = json.loads(self.summary_path.read_bytes())
         except (OSError, ValueError):
             return None
-        return summary
+        shard, dtype = Shard(**summary["shard"]), token_dtype(self.job.vocabulary.size)
+        return summary if is_whole(self.folder, self.stem, shard, dtype) else None
 
 
 def write_unit(

@@ -75,8 +75,10 @@ def write_corpora(
         unfinished: list[UnfinishedCorpus] = []
         for job in jobs:
             check_vocabulary(cache_dir, job.vocabulary.sha256, f"corpus {job.corpus!r}")
-            stack.enter_context(sole_writer(corpus_folder(cache_dir, job.corpus)))
-            if corpus_folder(cache_dir, job.corpus).is_dir():
+            folder = corpus_folder(cache_dir, job.corpus)
+            if not folder.is_dir():
+                stack.enter_context(sole_writer(folder))
+            if folder.is_dir():
                 known[job.corpus] = _kept(cache_dir, job)
             else:
                 unfinished.append(UnfinishedCorpus(cache_dir, job))
@@ -116,13 +118,11 @@ def write_tokens(
     """
     folder, held = corpus_folder(cache_dir, corpus), list(documents)
     check_vocabulary(cache_dir, vocabulary_sha256, f"corpus {corpus!r}")
-    with (
-        sole_writer(folder),
-        tempfile.TemporaryDirectory(".tmp", f".{corpus}.", folder.parent) as d,
-    ):
-        if folder.exists():
-            raise CacheError(f"{folder} is already there; remove it if it is to be replaced.")
-        draft = Path(d) / corpus
+    if folder.exists():
+        raise CacheError(f"{folder} is already there; remove it if it is to be replaced.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(".tmp", f".{corpus}.", folder.parent) as drafts:
+        draft = Path(drafts) / corpus
         draft.mkdir()
         filled = [document for document in held if np.size(document)]
         shard = write_shard(draft, shard_stem(0, 1), filled, vocabulary_size)

@@ -72,6 +72,13 @@ def token_dtype(num_ids: int) -> str:
     return "uint16" if num_ids <= 1 << 16 else "int32"
 
 
+def is_whole(folder: Path, stem: str, shard: Shard, dtype: str) -> bool:
+    """Tells whether both files of a shard are there and have their sizes."""
+    needed = {"tokens": shard.tokens * np.dtype(dtype).itemsize, "ends": shard.documents * 8}
+    paths = {folder / f"{stem}.{kind}": size for kind, size in needed.items()}
+    return all(path.exists() and path.stat().st_size == size for path, size in paths.items())
+
+
 class TokenFiles:
     """Random access to the documents of a corpus, int32 [N] each, N >= 1: a `streams.Source`.
 

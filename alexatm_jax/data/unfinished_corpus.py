@@ -41,18 +41,15 @@ class UnfinishedCorpus:
       pending: the shards that are to be written.
 
     Raises:
-      ValueError: if the source has no unit or cannot list them.
+      ValueError: as the source's `units`.
     """
 
     def __init__(self, cache_dir: PathLike, job: CorpusJob) -> None:
-        units = job.documents.units()
-        self._job, self._source, self._cache_dir = job, job.source, cache_dir
-        self._final = corpus_folder(cache_dir, job.corpus).absolute()
-        # All that the shards depend on.
-        settings = job.split, self._source, job.vocabulary.sha256, job.on_problem, list(units)
-        fingerprint = hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
-        name = f".{job.corpus}.{fingerprint}.partial"
-        self._folder = self._final.with_name(name)
+        # The source is asked but once: its files may change while they are read.
+        self._job, self._source, units = job, job.source, job.documents.units()
+        self._cache_dir, self._final = cache_dir, corpus_folder(cache_dir, job.corpus).absolute()
+        fingerprint = _fingerprint(job, self._source, units)
+        self._folder = self._final.with_name(f".{job.corpus}.{fingerprint}.partial")
         self._tasks = [
             ShardTask(job, self._folder, number, len(units), unit)
             for number, unit in enumerate(units)
@@ -111,9 +108,9 @@ class UnfinishedCorpus:
             self._describe()
         for path in [*self._drafts(), *(task.summary_path for task in self._tasks)]:
             path.unlink(missing_ok=True)
-        _sync(self._folder)
+        _sync_folder(self._folder)
         self._folder.rename(self._final)
-        _sync(self._final.parent)
+        _sync_folder(self._final.parent)
         provenance = read_corpus(self._cache_dir, self._job.corpus).provenance
         _log(provenance, json.loads((self._final / "problems.json").read_bytes()))
         return provenance
@@ -144,6 +141,12 @@ class UnfinishedCorpus:
         with telling_of_failure(self._provenance_path):
             _write_json_durably(self._folder / "problems.json", problems)
             _write_json_durably(self._provenance_path, asdict(provenance))
+
+
+def _fingerprint(job: CorpusJob, source: str, units: Sequence[Mapping[str, Any]]) -> str:
+    """Hashes all that the shards depend on."""
+    settings = job.split, source, job.vocabulary.sha256, job.on_problem, list(units)
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12]
 
 
 def _provenance(
@@ -238,7 +241,12 @@ def _write_json_durably(path: Path, content: Mapping[str, Any]) -> None:
         _sync(draft)
 
     write_whole(path, write)
-    _sync(path.parent)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some network filesystems cannot
+        _sync(folder)
 
 
 def _sync(path: Path) -> None:

@@ -304,6 +304,22 @@ def test_killed_with_its_processes_at_work_it_goes_on_to_the_same_bytes(tmp_path
     assert content(folder) == content(tmp_path / "undisturbed")
 
 
+@pytest.mark.parametrize("damage", ["tokens gone", "ends cut", "json empty"])
+def test_a_shard_that_lost_a_file_is_written_again(tmp_path, job, sources, damage):
+    source = sources.Deadly(job.documents.patterns, unit_bytes=2000)
+    with pytest.raises(RuntimeError, match="died"):
+        write_corpus(tmp_path / "cache", replace(job, documents=source), num_workers=2)
+    kind, what = damage.split()
+    (path,) = (tmp_path / "cache" / "corpora").glob(f".web.*/documents-00000-of-*.{kind}")
+    if what == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:8] if what == "cut" else b"")
+    write_corpus(tmp_path / "cache", job)
+    write_corpus(tmp_path / "undisturbed", job)
+    assert content(tmp_path / "cache") == content(tmp_path / "undisturbed")
+
+
 def test_other_text_or_settings_start_anew(tmp_path, job, caplog):
     caplog.set_level(logging.INFO)
     (tmp_path / "text" / "3.txt").write_bytes(b"\xff\n")
