@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from alexatm_jax.data.cache import MixtureSpec, TaskSpec
 
 PAPER_SHARES = {"wikipedia": 0.09, "mc4": 0.91}
-"""Of the paper's text tokens, 119 B and 1.2 T, by the names of our sources (recipe §2)."""
+"""Of the paper's text tokens, 119 B and 1.2 T (recipe §2); for mixtures of sources so named."""
 
 LARGEST_DRIFT = 1.0
 """Percentage points by which a realised share may differ before it is a warning; ours."""
@@ -50,8 +50,8 @@ def as_json(
       "mixture", "vocabulary_sha256", "target_tokens", "num_tasks", "num_corpora", "num_tokens";
       "languages": name to "sentences", "p" (their part of all), "q" (share of the text tokens),
       "tokens" and "epochs"; "texts": a list of "source", "form", "tokens", "share", "epochs",
-      "least" and "most" (epochs by language); "sources": name to "share" and "paper"; "objectives":
-      name to share; "tasks": name to share.
+      "least" and "most" (epochs by language); "sources": name to "share" and "paper" (None where
+      it has no such sources); "objectives": name to share; "tasks": name to share.
 
     Raises:
       ValueError: if the counts of a corpus are missing.
@@ -63,6 +63,8 @@ def as_json(
         )
     shares = _shares(spec)
     corpora = _Corpora(spec.tasks, provenances, shares, target_tokens)
+    sources = _sums(spec.tasks, shares, "source")
+    paper = PAPER_SHARES if set(sources) == set(PAPER_SHARES) else {}
     return {
         "mixture": spec.mixture,
         "vocabulary_sha256": spec.vocabulary_sha256,
@@ -73,8 +75,7 @@ def as_json(
         "languages": corpora.languages(),
         "texts": corpora.texts(),
         "sources": {
-            name: {"share": share, "paper": PAPER_SHARES.get(name)}
-            for name, share in _sums(spec.tasks, shares, "source").items()
+            name: {"share": share, "paper": paper.get(name)} for name, share in sources.items()
         },
         "objectives": _sums(spec.tasks, shares, "objective"),
         "tasks": shares,

@@ -21,6 +21,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from alexatm_jax.data.cache import MixtureSpec
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.mixture_report import Counts, sentences_by_language
@@ -274,6 +275,30 @@ class TextRecipe:
             for corpus, weighted in tokens.items()
             for suffix, (_, part) in self.objectives.items()
         }
+
+    def check_cached(self, spec: MixtureSpec, counts: Mapping[str, Counts]) -> None:
+        """Raises ValueError if a cached mixture is not what this recipe makes of its corpora.
+
+        It compares tasks, objectives and shares; whether the corpora are of the same text, only
+        writing them again can tell.
+        """
+        found = {task.name: (task.objective, task.rate) for task in spec.tasks}
+        differing = sorted(set(found) ^ set(self.task_names))
+        if not differing:
+            shares = self.shares(counts)
+            suffixes = {name: name.rpartition("_")[2] for name in found}
+            differing = [
+                name
+                for name, (objective, rate) in found.items()
+                if objective != self.objectives[suffixes[name]][0].spec()
+                or not math.isclose(rate, shares[name], rel_tol=1e-6)
+            ]
+        if differing:
+            raise ValueError(
+                f"the cached mixture {spec.mixture!r} was made by another recipe: {len(differing)} "
+                f"tasks differ, such as {differing[0]!r}; write it again with --run_mode=cache, "
+                "which keeps the corpora that stay the same, or give the mixture another name."
+            )
 
 
 def language_shares(sentences: Mapping[str, int], alpha: float = 0.5) -> dict[str, float]:

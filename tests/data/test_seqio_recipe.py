@@ -10,6 +10,7 @@ import pytest
 import seqio
 
 from alexatm_jax.data import cache, mixture_report, recipe
+from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.recipe import LocalText, TextRecipe
 from alexatm_jax.data.seqio_cache import build_cache, mixture_spec, num_documents
 from alexatm_jax.data.seqio_few_shot import add_few_shot_task
@@ -84,6 +85,23 @@ def test_the_cache_gets_the_recipes_shares(folder, registries, tmp_path):
     words = cache.read_vocabulary(tmp_path)
     spoken = cache.read_corpus(tmp_path, "mine_de_spoken").source
     assert words.decode(spoken[7]) == "es war 7 uhr der zug fährt sagte sie"
+
+
+def test_a_cached_mixture_of_another_recipe_is_refused(folder, registries, tmp_path):
+    made = recipe_of(folder)
+    register(made, "mixed", tmp_path)
+    build_cache(tmp_path, "mixed")
+    spec = cache.read_mixture(tmp_path, "mixed")
+    counts = {name: cache.read_corpus(tmp_path, name).provenance for name in num_documents("mixed")}
+    made.check_cached(spec, counts)
+    for change, differing, name in (
+        ({"alpha": 0.7}, 8, "mine_de_spoken_clm"),
+        ({"denoising": Denoising(drop_rate=0.3)}, 4, "mine_de_spoken_denoising"),
+        ({"forms": {"spoken": 1}}, 4, "mine_de_written_clm"),
+        ({"denoising_share": 1}, 4, "mine_de_spoken_clm"),
+    ):
+        with pytest.raises(ValueError, match=f"'mixed' was made by .*: {differing} tasks.*{name}"):
+            recipe_of(folder, **change).check_cached(spec, counts)
 
 
 def test_seqio_reads_the_mixture_in_its_proportions(folder, registries, tmp_path, monkeypatch):
