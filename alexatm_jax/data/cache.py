@@ -210,6 +210,12 @@ def read_corpus(cache_dir: PathLike, corpus: str) -> CachedCorpus:
     return CachedCorpus(provenance, source)
 
 
+def read_provenances(cache_dir: PathLike, spec: MixtureSpec) -> dict[str, Provenance]:
+    """Reads what was counted in each corpus of a mixture, by its name; errors as `read_corpus`."""
+    names = dict.fromkeys(task.corpus for task in spec.tasks)
+    return {name: read_corpus(cache_dir, name).provenance for name in names}
+
+
 def write_mixture(cache_dir: PathLike, spec: MixtureSpec) -> None:
     """Writes a mixture; one of the same name and vocabulary is replaced.
 

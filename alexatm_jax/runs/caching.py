@@ -14,6 +14,7 @@ from typing import Any
 
 from alexatm_jax import preflight
 from alexatm_jax.data import cache, mixture_report
+from alexatm_jax.data.recipe import TextRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ class DataConfig:
       task_modules: modules that register tasks, imported when the cache lacks something.
       max_documents: runs cache by themselves only corpora up to this size, or of unknown
         size; `--run_mode=cache` caches any.
+      recipe: registers `mixture_or_task_name` over text of one's own; else a task module does.
     """
 
     mixture_or_task_name: str
@@ -36,6 +38,7 @@ class DataConfig:
     evaluation_tasks: Sequence[str] = ()
     task_modules: Sequence[str] = ("alexatm_jax.tasks",)
     max_documents: int = 1_000_000
+    recipe: TextRecipe | None = None
 
 
 def build_cache(
@@ -66,11 +69,7 @@ def build_cache(
             on_problem=on_problem,
             beam_options=beam_options,
         )
-    provenances = {
-        task.corpus: cache.read_corpus(data.cache_dir, task.corpus).provenance
-        for task in spec.tasks
-    }
-    logger.info("%s", mixture_report.table(spec, provenances))
+    logger.info("%s", mixture_report.table(spec, cache.read_provenances(data.cache_dir, spec)))
     return spec
 
 
@@ -134,6 +133,9 @@ def _seqio_cache(data: DataConfig) -> ModuleType:
         ) from error
     for module in data.task_modules:
         importlib.import_module(module)
+    if data.recipe:
+        seqio_recipe = importlib.import_module("alexatm_jax.data.seqio_recipe")
+        seqio_recipe.register(data.recipe, data.mixture_or_task_name, data.cache_dir)
     return seqio_cache
 
 

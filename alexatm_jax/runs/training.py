@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from alexatm_jax import preflight
 from alexatm_jax.batch import batch_shapes
-from alexatm_jax.data import cache, pipeline
+from alexatm_jax.data import cache, mixture_report, pipeline
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
@@ -24,6 +24,8 @@ from alexatm_jax.training.warm_start import PreparedStart, WarmStart, check_same
 from alexatm_jax.whole_files import write_json, write_whole
 
 logger = logging.getLogger(__name__)
+
+_LEAST_FILL = 0.8
 
 
 def train(
@@ -37,6 +39,7 @@ def train(
     num_streams: int,
     packing: str = "document_separator",
     data_seed: int = 0,
+    max_epochs: int | None = None,
     warm_start: WarmStart | None = None,
     config_text: str = "",
 ) -> None:
@@ -45,7 +48,7 @@ def train(
     Args:
       task_feature_lengths: {"inputs": S, "targets": T}, tokens.
       batch_size: rows of an update, over all devices and microbatches.
-      num_streams, packing, data_seed: see `data.pipeline.ReaderConfig`.
+      num_streams, packing, data_seed, max_epochs: see `data.pipeline.ReaderConfig`.
       warm_start: parameters that a fresh run takes from another checkpoint; a run that goes on
         reads them no more.
       config_text: the gin text, kept with every checkpoint.
@@ -56,7 +59,12 @@ def train(
         mesh = _checked_mesh(network, partitioning, batch_size, training.num_microbatches)
         lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
         reader_config = pipeline.ReaderConfig(
-            batch_size, *lengths, seed=data_seed, num_streams=num_streams, packing=packing
+            batch_size,
+            *lengths,
+            seed=data_seed,
+            num_streams=num_streams,
+            packing=packing,
+            max_epochs=max_epochs,
         )
         preflight.check_model_dir(model_dir, own=[data.cache_dir])
         start = _prepare_start(model_dir, warm_start, network)
@@ -66,6 +74,7 @@ def train(
             preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
     mixture = open_cache(data)
     with preflight.refusing():
+        _report_mixture(data.cache_dir, mixture, reader_config, training.train_steps)
         reader = _open_reader(data.cache_dir, mixture, reader_config)
         provenance = _provenance(model, data.cache_dir, mixture, config_text)
         earlier = _check_earlier_checkpoint(model_dir, provenance, reader)
@@ -84,7 +93,7 @@ def train(
             batch_shapes(batch_size, *lengths),
             model_dir,
             provenance,
-            on_checkpoint=lambda state: _report_data(reader.statistics(state), model_dir),
+            on_checkpoint=lambda state: _report_data(reader.statistics(state), mixture, model_dir),
             warm_start=start,
         )
     plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
@@ -103,8 +112,8 @@ def _checked_mesh(
 def _open_reader(
     cache_dir: str, mixture: cache.MixtureSpec, config: pipeline.ReaderConfig
 ) -> pipeline.BatchReader:
-    """Opens this host's part of the batches, and logs an example of every task."""
-    for task in mixture.tasks:
+    """Opens this host's part of the batches, and logs an example of each objective."""
+    for task in {task.objective["kind"]: task for task in reversed(mixture.tasks)}.values():
         logger.info("example of %s", cache.rendered_example(cache_dir, task))
     return pipeline.open_reader(
         cache_dir,
@@ -142,13 +151,41 @@ def _provenance(
     }
 
 
-def _report_data(statistics: dict[str, Any], model_dir: str) -> None:
-    """Logs packing efficiency and realised token shares; keeps them in data_statistics.json."""
-    shares = ", ".join(
-        f"{name} {task['token_share']:.1%} of tokens in {task['epochs']:.2f} epochs"
-        for name, task in statistics["tasks"].items()
+def _report_mixture(
+    cache_dir: str, mixture: cache.MixtureSpec, config: pipeline.ReaderConfig, train_steps: int
+) -> None:
+    """Logs what the run reads.
+
+    Raises:
+      ValueError: if it would read some of it more often than `max_epochs` allows.
+    """
+    provenances = cache.read_provenances(cache_dir, mixture)
+    target_tokens = train_steps * config.batch_size * config.decoder_length
+    logger.info("%s", mixture_report.table(mixture, provenances, target_tokens))
+    # Rows are never emptier than this, so what is too much here is too much.
+    fewest = mixture_report.as_json(mixture, provenances, _LEAST_FILL * target_tokens)
+    texts = max(fewest["texts"], key=lambda text: text["most"]["epochs"])
+    if config.max_epochs is not None and texts["most"]["epochs"] > config.max_epochs:
+        raise ValueError(
+            f"{train_steps} steps read {texts['source']} {texts['most']['language']} "
+            f"{texts['form']} {texts['most']['epochs']:.1f} times, and max_epochs allows "
+            f"{config.max_epochs}; take fewer steps, give more text, or raise max_epochs."
+        )
+
+
+def _report_data(statistics: dict[str, Any], mixture: cache.MixtureSpec, model_dir: str) -> None:
+    """Logs how full rows are and what has been read; keeps all of it in data_statistics.json.
+
+    Shares that have drifted from the mixture's are warned of.
+    """
+    drift = mixture_report.drift(statistics, mixture)
+    epochs = [task["epochs"] for task in statistics["tasks"].values()]
+    logger.info(
+        "data so far: rows %.1f %% full; %.2f to %.2f epochs; %s",
+        *(100 * statistics["fill"], min(epochs), max(epochs), "; ".join(drift.lines())),
     )
-    logger.info("data so far: rows %.1f %% full; %s", 100 * statistics["fill"], shares)
+    if drift.warning:
+        logger.warning("%s", drift.warning)
     write_json(Path(model_dir) / "data_statistics.json", statistics)
 
 
