@@ -1,22 +1,23 @@
 """Writes corpora with Apache Beam, on as many machines as its runner has.
 
-Beam shares out what `corpus_writing` would share out to processes, one unit of a source at a time,
-and the corpora are the same, byte for byte. Every worker writes its shards into the cache folder,
-which must therefore lie on a filesystem that all of them and this machine share (NFS, Filestore,
-Lustre, a mounted bucket that renames files), as must local source files; and every worker needs
-alexatm_jax installed. This machine then finishes the corpora. Any runner will do:
+Beam shares out what `corpus_writing` shares out to processes, one unit of a source at a time, and
+the corpora are the same, byte for byte. Every worker writes its shards into the cache folder, which
+must therefore lie on a filesystem that this machine and all of them see under one absolute path
+(NFS, Lustre, Filestore), as must the files of a local source; and every worker needs alexatm_jax.
+This machine then finishes the corpora. Any runner will do; `beam_options` names it:
 
-    --runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers=8
-    --runner=FlinkRunner --flink_master=HOST:8081 --environment_type=LOOPBACK
-    --runner=SparkRunner --spark_master_url=spark://HOST:7077 --environment_type=DOCKER
-        --environment_config=IMAGE
-    --runner=DataflowRunner --project=P --region=R --temp_location=gs://B/tmp
-        --sdk_container_image=IMAGE
+    ['--runner=DirectRunner', '--direct_running_mode=multi_processing', '--direct_num_workers=8']
+    ['--runner=FlinkRunner', '--flink_master=HOST:8081', '--parallelism=64',
+     '--environment_type=DOCKER', '--environment_config=IMAGE']
+    ['--runner=SparkRunner', '--spark_master_url=spark://HOST:7077',
+     '--environment_type=DOCKER', '--environment_config=IMAGE']
+    ['--runner=DataflowRunner', '--project=P', '--region=R', '--temp_location=gs://BUCKET/tmp',
+     '--sdk_container_image=IMAGE']
 
-each as a list of strings in `beam_options`. LOOPBACK works in this process's machine; an IMAGE is a
-container with this package in it that mounts the shared folder. A job that is killed is gone on
-with when it is started again, with Beam or without. Runners limit how large a pipeline may be
-described (Dataflow: 10 MB, some 50,000 units): raise `unit_bytes` of the source beyond that.
+IMAGE is a container that has this package and mounts the shared folder. Tested are the local
+runner's two modes; the other runners are Beam's own. A job that is killed is gone on with when it is
+started again, with Beam or without. Some runners limit the description of a pipeline, which holds
+the vocabulary and some 200 bytes a unit (Dataflow: 10 MB): raise `unit_bytes` of the source then.
 """
 
 from __future__ import annotations
