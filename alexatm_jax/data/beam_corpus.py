@@ -15,9 +15,9 @@ This machine then finishes the corpora. Any runner will do; `beam_options` names
      '--sdk_container_image=IMAGE']
 
 IMAGE is a container that has this package and mounts the shared folder. Tested are the local
-runner's two modes; the other runners are Beam's own. A job that is killed is gone on with when it is
-started again, with Beam or without. Some runners limit the description of a pipeline, which holds
-the vocabulary and some 200 bytes a unit (Dataflow: 10 MB): raise `unit_bytes` of the source then.
+runner's two modes; the other runners are Beam's own. A job that is killed is gone on with when it
+is started again, with Beam or without. Some runners limit the description of a pipeline, which
+holds the vocabulary and some 200 bytes a unit (Dataflow: 10 MB): raise the source's `unit_bytes`.
 """
 
 from __future__ import annotations
