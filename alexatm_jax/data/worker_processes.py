@@ -66,8 +66,7 @@ def in_processes(
         idle = [stack.enter_context(_worker()) for _ in tasks[:num_workers]]
         job = pickle.dumps((function, list(tasks)))
         for connection, number in zip(idle, numbers, strict=False):
-            connection.send_bytes(job)
-            connection.send(number)
+            _send(connection, job, pickle.dumps(number))
             doing[connection] = number
         while doing:
             for connection in cast(list[Connection], wait(list(doing))):
@@ -78,7 +77,7 @@ def in_processes(
                     continue
                 del doing[connection]
                 for number in itertools.islice(numbers, 1):
-                    connection.send(number)
+                    _send(connection, pickle.dumps(number))
                     doing[connection] = number
                 yield task, content
 
@@ -94,6 +93,13 @@ def _worker() -> Iterator[Connection]:
             yield ours
         finally:
             process.kill()
+
+
+def _send(connection: Connection, *pickles: bytes) -> None:
+    # A process that has died is found out when it is listened to next.
+    with contextlib.suppress(ConnectionError):
+        for content in pickles:
+            connection.send_bytes(content)
 
 
 def _received(connection: Connection, task: object) -> tuple[str, Any]:
@@ -118,20 +124,22 @@ def work(descriptor: int) -> None:
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     function, tasks = inbox.get()
-    while True:
-        task = tasks[inbox.get()]
-        connection.send(_outcome(function, task, lambda news: connection.send(("news", news))))
+    with contextlib.suppress(ConnectionError):
+        while True:
+            task = tasks[inbox.get()]
+            connection.send(_outcome(function, task, lambda news: connection.send(("news", news))))
 
 
 def _receive(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     """Hands on what comes; ends the process, busy or not, once its starter is gone."""
-    while True:
-        try:
-            inbox.put(connection.recv())
-        except (EOFError, ConnectionError):
-            os._exit(1)
-        except Exception as error:  # what arrived cannot be unpickled here
-            connection.send(("failed", _sendable(error)))
+    try:
+        while True:
+            inbox.put(pickle.loads(connection.recv_bytes()))
+    except (EOFError, ConnectionError):
+        pass
+    except Exception as error:  # what arrived cannot be unpickled here
+        connection.send(("failed", _sendable(error)))
+    os._exit(1)
 
 
 def _outcome(function: Callable[[Any, Report], Any], task: Any, report: Report) -> tuple[str, Any]:
