@@ -3,8 +3,9 @@
 python -m alexatm_jax.text.decontamination OUT NAME=PATTERN [NAME=PATTERN ...]
 
 The paper filters known benchmarks out of its training text by 13-gram overlap per sentence (recipe
-§2). Keeping sorted 64-bit hashes rather than n-grams is our choice: 10 bytes for each n-gram of
-each evaluation set, 1 GB for 10^8, which all processes of a machine share.
+§2). Keeping sorted 64-bit hashes rather than n-grams is our choice, and so is a table of bits by
+which most sentences are cleared without a search: 12 to 14 bytes for each n-gram of each evaluation
+set, 1.3 GB for 10^8, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -25,12 +26,17 @@ from typing import IO, Any
 import numpy as np
 
 from alexatm_jax.text.benchmark_texts import texts_of_files
-from alexatm_jax.text.ngrams import ORDER, ngram_hashes
+from alexatm_jax.text.ngrams import ORDER, anchors_of, hashes_of_words, words_of
 from alexatm_jax.text.problems import TextError
 from alexatm_jax.text.sorted_runs import HASH, OWNER, SortedRuns, changes
 from alexatm_jax.whole_files import write_whole
 
 _MAGIC = b"alexatm 13grams1"
+_BYTE = np.dtype(np.uint8)
+_ANCHOR_BITS = 32
+_BITS_PER_NGRAM = 16
+"""Bits of the table of anchors: of every sixteen or more, one is set."""
+
 _REMAKE = "write it with python -m alexatm_jax.text.decontamination"
 
 
@@ -74,7 +80,10 @@ class BenchmarkNgrams:
                 footer, self.sha256 = _read_footer(file, self.path)
                 entries, start = footer["entries"], len(_MAGIC)
                 self._hashes = _mapped(file, HASH, start, entries)
-                self._owners = _mapped(file, OWNER, start + self._hashes.nbytes, entries)
+                start += self._hashes.nbytes
+                self._owners = _mapped(file, OWNER, start, entries)
+                start += self._owners.nbytes
+                self._anchors = _mapped(file, _BYTE, start, footer["anchor_bytes"]).data
         except OSError as error:
             raise TextError(f"{self.path} cannot be read ({error}); {_REMAKE}.") from error
         self.counts = {
@@ -82,6 +91,7 @@ class BenchmarkNgrams:
         }
         self.false_positive_rate = footer["distinct"] / 2 ** footer["hash_bits"]
         self._dropped_bits = np.uint64(64 - footer["hash_bits"])
+        self._anchor_shift = _ANCHOR_BITS + 1 - (8 * len(self._anchors)).bit_length()
 
     def __reduce__(self) -> tuple[type[BenchmarkNgrams], tuple[Path]]:
         return BenchmarkNgrams, (self.path,)
@@ -93,7 +103,10 @@ class BenchmarkNgrams:
 
     def shared_with(self, sentence: str) -> tuple[str, ...]:
         """Names the evaluation sets that share a 13-gram with a sentence, in the order written."""
-        hashes = ngram_hashes(sentence)
+        words = words_of(sentence)
+        if not self._may_share(words):
+            return ()
+        hashes = hashes_of_words(words)
         found = self.holds(hashes)
         if not np.count_nonzero(found):
             return ()
@@ -103,6 +116,15 @@ class BenchmarkNgrams:
         spans = zip(starts, stops, strict=True)
         owners = {int(owner) for start, stop in spans for owner in self._owners[start:stop]}
         return tuple(self.benchmarks[owner] for owner in sorted(owners))
+
+    def _may_share(self, words: list[bytes]) -> bool:
+        """Whether some anchor is in the table of anchors, which has 16 times as many bits."""
+        anchors, shift = self._anchors, self._anchor_shift
+        for anchor in anchors_of(words, sparse=True):
+            bit = anchor >> shift
+            if anchors[bit >> 3] >> (bit & 7) & 1:
+                return True
+        return False
 
     def holds(self, hashes: np.ndarray) -> np.ndarray:
         """Says of each hash of `ngrams.ngram_hashes`, uint64 [N], whether it is here: bool [N]."""
@@ -119,8 +141,8 @@ def write_benchmark_ngrams(
 ) -> BenchmarkNgrams:
     """Writes the 13-grams of evaluation sets to one file, whole or not at all.
 
-    Takes about 120 MB of memory whatever their number, and for each n-gram 10 bytes of disk while
-    at work: temporary files beside the path that have no name, so that nothing of them stays.
+    Takes about 120 MB of memory whatever their number, and for each n-gram 18 bytes of disk
+    while at work: temporary files beside the path that have no name, so that nothing of them stays.
 
     Args:
       path: file to write, or to replace if it is of this kind.
@@ -137,12 +159,20 @@ def write_benchmark_ngrams(
         raise ValueError(f"hash_bits is {hash_bits}; keep 8 to 64 bits of each hash.")
     _check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent) as spilled:
-        runs = SortedRuns(spilled, hash_bits)
+    unnamed = tempfile.TemporaryFile
+    with unnamed(dir=path.parent) as ngram_file, unnamed(dir=path.parent) as anchor_file:
+        ngrams = SortedRuns(ngram_file, hash_bits)
+        anchors = SortedRuns(anchor_file, _ANCHOR_BITS)
         read = {name: Counter(texts=0, too_short=0) for name in texts}
         for owner, name in enumerate(texts):
-            runs.add(owner, _hashed(name, texts[name], hash_bits, read[name]))
-        write_whole(path, lambda draft: _write(draft, runs.merged(), read, hash_bits))
+            for words in _words_of_texts(name, texts[name]):
+                hashes = hashes_of_words(words)
+                ngrams.add(owner, hashes >> np.uint64(64 - hash_bits))
+                read[name]["texts"] += 1
+                read[name]["too_short"] += not len(hashes)
+                if len(hashes):
+                    anchors.add(0, np.array(anchors_of(words), np.uint64))
+        write_whole(path, lambda draft: _write(draft, ngrams, anchors, read, hash_bits))
     return BenchmarkNgrams(path)
 
 
@@ -158,48 +188,71 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
-def _hashed(
-    name: str, texts: Iterable[str], hash_bits: int, counts: Counter[str]
-) -> Iterator[np.ndarray]:
+def _words_of_texts(name: str, texts: Iterable[str]) -> Iterator[list[bytes]]:
     if isinstance(texts, str):
         raise TextError(f"the texts of {name!r} are one string; give a sequence of strings.")
+    empty = True
     for text in texts:
-        hashes = ngram_hashes(text)
-        counts["texts"] += 1
-        counts["too_short"] += not len(hashes)
-        yield hashes >> np.uint64(64 - hash_bits)
-    if not counts["texts"]:
+        empty = False
+        yield words_of(text)
+    if empty:
         raise TextError(f"the evaluation set {name!r} has no texts; give some, or leave it out.")
 
 
 def _write(
     draft: Path,
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]],
-    read: Mapping[str, Mapping[str, int]],
+    ngrams: SortedRuns,
+    anchors: SortedRuns,
+    read: Mapping[str, Counter[str]],
     hash_bits: int,
 ) -> None:
-    """Writes hashes, then their owners, then what was counted, then the SHA-256 of all that."""
-    ngrams, distinct = np.zeros(len(read), np.int64), 0
-    with draft.open("wb") as file, tempfile.TemporaryFile(dir=draft.parent) as owner_file:
+    """Writes hashes, their owners, the table of anchors, counts, and the SHA-256 of all that."""
+    with draft.open("w+b") as file:
         file.write(_MAGIC)
-        for hashes, owners in pairs:
-            file.write(hashes.tobytes())
-            owner_file.write(owners.tobytes())
-            ngrams += np.bincount(owners, minlength=len(read))
-            distinct += int(np.count_nonzero(changes(hashes)))
-        owner_file.seek(0)
-        shutil.copyfileobj(owner_file, file)
-        counted = zip(read.items(), ngrams.tolist(), strict=True)
+        distinct = _write_ngrams(file, ngrams, read)
+        entries = sum(counts["ngrams"] for counts in read.values())
         footer = {
             "hash_bits": hash_bits,
-            "entries": int(ngrams.sum()),
+            "entries": entries,
             "distinct": distinct,
-            "benchmarks": {name: {**counts, "ngrams": found} for (name, counts), found in counted},
+            "anchor_bytes": _write_anchors(file, anchors, entries),
+            "benchmarks": read,
         }
         written = json.dumps(footer, ensure_ascii=False).encode()
         file.write(written + len(written).to_bytes(8, "little"))
     with draft.open("r+b") as file:
         file.write(hashlib.file_digest(file, "sha256").digest())
+
+
+def _write_ngrams(file: IO[bytes], ngrams: SortedRuns, read: Mapping[str, Counter[str]]) -> int:
+    """Counts the n-grams of each evaluation set, and gives the number of distinct ones."""
+    counts, distinct = np.zeros(len(read), np.int64), 0
+    with tempfile.TemporaryFile(dir=Path(file.name).parent) as owner_file:
+        for hashes, owners in ngrams.merged():
+            file.write(hashes.tobytes())
+            owner_file.write(owners.tobytes())
+            counts += np.bincount(owners, minlength=len(read))
+            distinct += int(np.count_nonzero(changes(hashes)))
+        owner_file.seek(0)
+        shutil.copyfileobj(owner_file, file)
+    for counted, count in zip(read.values(), counts.tolist(), strict=True):
+        counted["ngrams"] = count
+    return distinct
+
+
+def _write_anchors(file: IO[bytes], anchors: SortedRuns, entries: int) -> int:
+    """Sets one bit for each anchor, in a table of a power of two; gives its length in bytes."""
+    table_bits = min(_ANCHOR_BITS, max(3, (_BITS_PER_NGRAM * entries - 1).bit_length()))
+    num_bytes = 1 << table_bits - 3
+    start = file.tell()
+    file.truncate(start + num_bytes)
+    table = np.memmap(file, _BYTE, "r+", start, (num_bytes,))
+    for found, _ in anchors.merged():
+        bits = found >> np.uint64(_ANCHOR_BITS - table_bits)
+        np.bitwise_or.at(table, bits >> 3, np.uint8(1) << (bits & 7).astype(np.uint8))
+    table.flush()
+    file.seek(start + num_bytes)
+    return num_bytes
 
 
 def _read_footer(file: IO[bytes], path: Path) -> tuple[dict[str, Any], str]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from zlib import crc32
 
 import numpy as np
 
@@ -29,6 +30,9 @@ ORDER = 13
 
 HALF_WORDS = 2 * ORDER
 """Weight of an n-gram: 2 for a word, 1 for a Han or kana character."""
+
+ANCHOR_WORDS = (ORDER + 1) // 2
+"""Words of an anchor: so many that each n-gram holds as many of them in a row as they are apart."""
 
 _UNSPACED = re.compile(
     "[\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff"
@@ -75,13 +79,29 @@ def ngram_hashes(text: str) -> np.ndarray:
       uint64 [number of n-grams], in the order of the text, repetitions kept; empty if the text is
       lighter than 13 words.
     """
-    words = words_of(text)
+    return hashes_of_words(words_of(text))
+
+
+def hashes_of_words(words: list[bytes]) -> np.ndarray:
+    """Hashes every 13-gram of folded words; see `ngram_hashes`."""
     if len(words) < ORDER:
         return np.empty(0, np.uint64)
     if len(words) <= _BLOCK_WORDS:
         return _hashes_of_block(words)
     starts = range(0, len(words), _BLOCK_WORDS)
     return np.concatenate([_hashes_of_block(words[i : i + _READ_WORDS]) for i in starts])
+
+
+def anchors_of(words: list[bytes], *, sparse: bool = False) -> list[int]:
+    """Gives a checksum of 32 bits for every run of 7 words; sparse, only of those that suffice.
+
+    However far apart a 13-gram reaches, it holds the whole of a run that starts at the 7th, 14th,
+    21st ... word. So two texts share no 13-gram if no sparse anchor of one is an anchor of the
+    other: a quick way to see that of most sentences.
+    """
+    first, step = (ANCHOR_WORDS - 1, ANCHOR_WORDS) if sparse else (0, 1)
+    starts = range(first, len(words) - ANCHOR_WORDS + 1, step)
+    return [crc32(b" ".join(words[start : start + ANCHOR_WORDS])) for start in starts]
 
 
 def _hashes_of_block(words: list[bytes]) -> np.ndarray:

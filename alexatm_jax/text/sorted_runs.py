@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
@@ -27,27 +27,28 @@ class SortedRuns:
         self._hash_bits = hash_bits
         self._owners: list[int] = []
         self._lengths: list[int] = []
+        self._waiting: list[np.ndarray] = []
+        self._num_waiting = 0
+        self._owner = 0
 
-    def add(self, owner: int, blocks: Iterable[np.ndarray]) -> None:
-        """Adds all hashes of one owner, uint64 [any] at a time; owners must come in order."""
-        waiting: list[np.ndarray] = []
-        length = 0
-        for block in blocks:
-            waiting.append(block)
-            length += len(block)
-            if length >= RUN_HASHES:
-                self._spill(owner, np.concatenate(waiting))
-                waiting, length = [], 0
-        if length:
-            self._spill(owner, np.concatenate(waiting))
+    def add(self, owner: int, hashes: np.ndarray) -> None:
+        """Adds hashes, uint64 [any], of one owner; owners must come in ascending order."""
+        if owner != self._owner or self._num_waiting >= RUN_HASHES:
+            self._spill()
+        self._owner = owner
+        self._waiting.append(hashes)
+        self._num_waiting += len(hashes)
 
-    def _spill(self, owner: int, hashes: np.ndarray) -> None:
-        # np.unique would take 100 times as long.
-        hashes.sort()
-        run = hashes[changes(hashes)].astype(HASH)
-        self._file.write(run.tobytes())
-        self._owners.append(owner)
-        self._lengths.append(len(run))
+    def _spill(self) -> None:
+        if self._num_waiting:
+            hashes = np.concatenate(self._waiting)
+            # np.unique would take 100 times as long.
+            hashes.sort()
+            run = hashes[changes(hashes)].astype(HASH)
+            self._file.write(run.tobytes())
+            self._owners.append(self._owner)
+            self._lengths.append(len(run))
+        self._waiting, self._num_waiting = [], 0
 
     def merged(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Gives all distinct pairs of hash and owner, sorted, in blocks of a range of hashes.
@@ -55,6 +56,7 @@ class SortedRuns:
         Returns:
           uint64 [N] and uint16 [N] at a time; all pairs of one hash come in the same block.
         """
+        self._spill()
         if not self._lengths:
             return
         self._file.flush()

@@ -61,19 +61,19 @@ def real(tmp_path_factory, shared_data) -> BenchmarkNgrams:
     return write_benchmark_ngrams(tmp_path_factory.mktemp("ngrams") / "real", texts)
 
 
-def planted(text: str, language: str, size: int) -> str:
-    """One sentence with `size` words, or twice as many characters, out of the middle of a text."""
+def planted(text: str, language: str, size: int, place: int) -> str:
+    """Sets `size` words, or twice as many characters, of a text behind `place` other words."""
     if language == "ja":
-        return f"先生は「{text[5 : 5 + 2 * size]}」、とお話しになりました。"
+        return f"{'彼' * place}「{text[5 : 5 + 2 * size]}」、とお話しになりました。"
     words = text.split()[3 : 3 + size]
-    return f"Q, {' '.join(words)}: q q"
+    return f"{'Q, ' * place}{' '.join(words)}: q q"
 
 
 @pytest.mark.parametrize("language", ALPHABETS)
 def test_thirteen_planted_words_are_found_and_twelve_are_not(language, five):
-    for text in texts_in(language, seed=1):
-        assert five.shared_with(planted(text, language, 13)) == (language,)
-        assert five.shared_with(planted(text, language, 12)) == ()
+    for place, text in enumerate(texts_in(language, seed=1)):
+        assert five.shared_with(planted(text, language, 13, place)) == (language,)
+        assert five.shared_with(planted(text, language, 12, place)) == ()
     for text in texts_in(language, seed=2):
         assert five.shared_with(text) == ()
 
@@ -229,8 +229,9 @@ def test_nothing_but_its_own_kind_is_replaced(tmp_path):
 
 def test_the_command_writes_the_file_and_prints_what_each_set_brought(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("\n".join(texts_in("en", seed=1)))
-    (tmp_path / "b.tsv").write_text("too short\tfor any\n")
-    arguments = [f"long={tmp_path}/a.*", f"short={tmp_path}/b.tsv", f"short={tmp_path}/*.tsv"]
+    (tmp_path / "b.tsv").write_text("too short\t\n")
+    (tmp_path / "c.tsv").write_text("for any\n")
+    arguments = [f"long={tmp_path}/a.*", f"short={tmp_path}/b.tsv", f"short={tmp_path}/c.*"]
     assert main([str(tmp_path / "new" / "ngrams"), *arguments]) == 0
     ngrams = BenchmarkNgrams(tmp_path / "new" / "ngrams")
     assert ngrams.benchmarks == ("long", "short")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexatm_jax.text import ngrams
-from alexatm_jax.text.ngrams import ngram_hashes, words_of
+from alexatm_jax.text.ngrams import anchors_of, ngram_hashes, words_of
 from alexatm_jax.text.spoken import spoken
 
 SENTENCES = {
@@ -48,6 +48,13 @@ def test_hashes_agree_with_the_definition(words):
     expected, hashes = reference_ngrams(words), ngram_hashes(" ".join(words)).tolist()
     assert len(hashes) == len(expected)
     assert len(set(zip(expected, hashes, strict=True))) == len(set(hashes)) == len(set(expected))
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=60), st.integers(0, 20))
+def test_every_ngram_holds_a_sparse_anchor_wherever_it_stands(words, before):
+    for ngram in reference_ngrams(words):
+        own = anchors_of(words_of(" ".join(ngram)))
+        assert set(own) & set(anchors_of([b"x"] * before + words_of(" ".join(ngram)), sparse=True))
 
 
 @pytest.mark.parametrize(
