@@ -71,7 +71,6 @@ def register(recipe: TextRecipe, mixture_name: str, cache_dir: cache.PathLike) -
         benchmarks = _benchmark_ngrams(recipe, Path(cache_dir).absolute())
     add_recipe_tasks(recipe, benchmarks)
     add_recipe_mixture(recipe, mixture_name)
-    logger.info("registered %s with %d tasks", mixture_name, len(recipe.task_names))
 
 
 def add_recipe_tasks(recipe: TextRecipe, benchmarks: str | None = None) -> None:
