@@ -77,7 +77,10 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
     """Reads the mixture from the cache; makes the cache if something is not there yet."""
     with preflight.refusing():
         if is_cached(data):
-            return cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
+            spec = cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
+            if data.recipe:
+                data.recipe.check_cached(spec, cache.read_provenances(data.cache_dir, spec))
+            return spec
         check_can_build(data, largest=data.max_documents)
         return _write_cache(data, num_workers=_num_cores())
 

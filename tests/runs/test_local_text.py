@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 
@@ -9,8 +10,10 @@ import pytest
 
 from alexatm_jax import main
 from alexatm_jax.data import cache, pipeline
+from alexatm_jax.data.recipe import LocalText, TextRecipe
 from alexatm_jax.data.vocabulary import train
 from alexatm_jax.preflight import Refusal
+from alexatm_jax.runs.caching import DataConfig, open_cache
 
 GERMAN = [f"Am {n}. Mai kamen {n + 2} Leute nach Köln. Es regnete sehr!" for n in range(60)]
 JAPANESE = [f"{n}月に京都へ行きました。雨でした。" for n in range(1, 31)]
@@ -109,6 +112,15 @@ def test_text_is_not_read_more_often_than_allowed(tiny, folder, log):
             TRAIN_STEPS=1000,
         )
     assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_a_cache_made_by_another_recipe_is_not_taken_for_this_one(folder, log):
+    sources = [LocalText("mine", {"de": "de.txt", "ja": "ja.jsonl"})]
+    data = DataConfig("mine", str(folder / "cache"), recipe=TextRecipe(sources, "mine.model"))
+    assert len(open_cache(data).tasks) == 8
+    recipe = TextRecipe(sources, "mine.model", alpha=0.3)
+    with pytest.raises(Refusal, match="made by another recipe: 8 tasks differ"):
+        open_cache(dataclasses.replace(data, recipe=recipe))
 
 
 @pytest.mark.parametrize(
