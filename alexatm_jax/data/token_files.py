@@ -18,6 +18,7 @@ import itertools
 import mmap
 import os
 import secrets
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,8 +30,9 @@ REMAKE = "remove this cache, or name a new folder, and write it with --run_mode=
 
 _END = np.dtype("<u8")
 
-# A process may map some 65,000 files; a training run opens tens of corpora.
-_MOST_MAPPED_SHARDS = 512
+# Linux lets a process map some 65,000 files; beyond this many shards of two files each, all
+# corpora together, the shard mapped first is mapped anew when it is read again.
+_MOST_MAPPED_SHARDS = 16_384
 
 _BUFFERED_TOKENS = 1 << 18
 
@@ -60,6 +62,18 @@ class Shard(NamedTuple):
 class _Mapped(NamedTuple):
     tokens: np.ndarray
     ends: np.ndarray
+
+
+_mapped: OrderedDict[tuple[int, int], _Mapped] = OrderedDict()
+"""The shards mapped by this process, by corpus (a number of its own) and shard."""
+
+_numbers = itertools.count()
+
+
+def _unmap(corpus: int) -> None:
+    for key in list(_mapped):
+        if key[0] == corpus:
+            _mapped.pop(key, None)
 
 
 def shard_stem(shard: int, num_shards: int) -> str:
@@ -101,14 +115,19 @@ class TokenFiles:
         self._folder, self._dtype = Path(folder), np.dtype(dtype).newbyteorder("<")
         self._shards = _parsed(self._folder, shards)
         self._firsts = [0, *itertools.accumulate(shard.documents for shard in self._shards)]
-        self._mapped: OrderedDict[int, _Mapped] = OrderedDict()
+        self._open()
         self._check_files()
 
     def __repr__(self) -> str:
         return f"TokenFiles({str(self._folder)!r}, {len(self)} documents)"
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_mapped": OrderedDict()}
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        self._corpus = next(_numbers)
+        weakref.finalize(self, _unmap, self._corpus)
 
     def __len__(self) -> int:
         return self._firsts[-1]
@@ -128,7 +147,7 @@ class TokenFiles:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no document {index}; {self} counts from 0.")
         shard = bisect.bisect_right(self._firsts, index) - 1
-        tokens, ends = self._mapped.get(shard) or self._map(shard)
+        tokens, ends = _mapped.get((self._corpus, shard)) or self._map(shard)
         place = index - self._firsts[shard]
         begin = int(ends[place - 1]) if place else 0
         end = int(ends[place])
@@ -148,7 +167,7 @@ class TokenFiles:
         for shard, (first, end) in enumerate(itertools.pairwise(self._firsts)):
             low, high = max(start - first, 0), min(stop, end) - first
             if low < high:
-                ends = (self._mapped.get(shard) or self._map(shard)).ends
+                ends = (_mapped.get((self._corpus, shard)) or self._map(shard)).ends
                 before = int(ends[low - 1]) if low else 0
                 parts.append(np.diff(ends[low:high].astype(np.int64), prepend=before))
         return np.concatenate(parts)
@@ -196,10 +215,10 @@ class TokenFiles:
             self._refuse(shard, f"it cannot be mapped: {error}")
         if not 0 < ends[0] <= ends[-1] == known.tokens:
             self._refuse(shard, f"its documents end at {ends[0]} to {ends[-1]}")
-        self._mapped[shard] = _Mapped(tokens, ends)
-        if len(self._mapped) > _MOST_MAPPED_SHARDS:
-            self._mapped.popitem(last=False)
-        return self._mapped[shard]
+        mapped = _mapped[self._corpus, shard] = _Mapped(tokens, ends)
+        if len(_mapped) > _MOST_MAPPED_SHARDS:
+            _mapped.popitem(last=False)
+        return mapped
 
     def _refuse(self, shard: int, reason: str) -> NoReturn:
         known = self._shards[shard]

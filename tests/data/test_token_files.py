@@ -6,6 +6,7 @@ import pickle
 import resource
 import time
 import tracemalloc
+from collections import OrderedDict
 
 import grain
 import numpy as np
@@ -91,10 +92,14 @@ def test_documents_given_may_be_changed(three_shards):
 
 def test_few_shards_are_mapped_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr(token_files, "_MOST_MAPPED_SHARDS", 3)
-    files = TokenFiles(tmp_path, "uint16", written(tmp_path, [[[n]] for n in range(20)]))
+    monkeypatch.setattr(token_files, "_mapped", OrderedDict())
+    shards = written(tmp_path, [[[n]] for n in range(20)])
+    corpora = [TokenFiles(tmp_path, "uint16", shards) for _ in range(2)]
     for index in np.random.default_rng(0).integers(0, 20, 100).tolist():
-        assert files[index].tolist() == [index]
-        assert len(files._mapped) <= 3
+        assert corpora[index % 2][index].tolist() == [index]
+        assert len(token_files._mapped) <= 3
+    del corpora
+    assert not token_files._mapped
 
 
 @pytest.mark.parametrize("kind", ["tokens", "ends"])
