@@ -65,7 +65,7 @@ class BenchmarkNgrams:
       counts: what each evaluation set brought, by name, in the order written.
       sha256: identity of the file's content, in hexadecimal.
       false_positive_rate: probability that one 13-gram of none of the evaluation sets is taken for
-        one of theirs: distinct hashes / 2^64.
+        one of theirs, at most: distinct hashes / 2^64.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -141,7 +141,7 @@ def write_benchmark_ngrams(
 ) -> BenchmarkNgrams:
     """Writes the 13-grams of evaluation sets to one file, whole or not at all.
 
-    Takes about 120 MB of memory whatever their number, and for each n-gram 18 bytes of disk
+    Takes about 180 MB of memory whatever their number, and for each n-gram 18 bytes of disk
     while at work: temporary files beside the path that have no name, so that nothing of them stays.
 
     Args:
@@ -167,10 +167,10 @@ def write_benchmark_ngrams(
         for owner, name in enumerate(texts):
             for words in _words_of_texts(name, texts[name]):
                 hashes = hashes_of_words(words)
-                ngrams.add(owner, hashes >> np.uint64(64 - hash_bits))
                 read[name]["texts"] += 1
                 read[name]["too_short"] += not len(hashes)
                 if len(hashes):
+                    ngrams.add(owner, hashes >> np.uint64(64 - hash_bits))
                     anchors.add(0, np.array(anchors_of(words), np.uint64))
         write_whole(path, lambda draft: _write(draft, ngrams, anchors, read, hash_bits))
     return BenchmarkNgrams(path)
