@@ -58,7 +58,7 @@ class Stream:
       repeating: as in `ShuffledDocuments`.
 
     Raises:
-      ValueError: if a corpus has too few or too many documents, or an objective cannot serve
+      ValueError: if a corpus has too few documents for the streams, or an objective cannot serve
         such rows. Iterating raises it if a document would be read too often, or a task finds
         none that is long enough.
     """

@@ -356,6 +356,18 @@ def test_a_corpus_with_nothing_long_enough_is_refused():
         next(source)
 
 
+def test_repetition_is_told_once_and_ends_where_it_is_not_wanted(caplog):
+    tasks = [TaskSpec("noise", "books", 1, {"kind": "denoising"})]
+    for _ in islice(reader("isolated", tasks=tasks), 9):
+        pass
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "task noise begins its second epoch"
+    ]
+    with pytest.raises(ValueError, match="'noise' has read its [23] documents of stream . 2 times"):
+        for _ in islice(reader("isolated", tasks=tasks, max_epochs=2), 99):
+            pass
+
+
 def task(**changes) -> SimpleNamespace:
     """A task that TaskSpec, which checks itself too, might not let through."""
     fields = dict(name="noise", corpus="words", rate=1.0, objective={"kind": "denoising"})

@@ -89,6 +89,20 @@ def test_reading_too_often_is_refused_and_repetition_is_told_once(caplog):
     ]
 
 
+def test_tasks_of_one_corpus_have_orders_of_their_own():
+    one, other = (
+        ShuffledDocuments(name, Simulated(10**6), seed=5, stream=0, num_streams=1)
+        for name in ("one", "other")
+    )
+    assert [one[n].item() for n in range(9)] != [other[n].item() for n in range(9)]
+    assert one.chance(0, 0) != other.chance(0, 0)
+
+
+def test_streams_have_chances_of_their_own():
+    chances = {shuffled(Simulated(9), stream, 9).chance(0, 0) for stream in range(9)}
+    assert len(chances) == 9
+
+
 def task_reader(packing: Packing, spec, corpus: str, stream=0, streams=1) -> TaskReader:
     objective = objective_from_spec(spec)
     return TaskReader(objective, shuffled(CORPORA[corpus], stream, streams), SPECIAL, packing)
@@ -175,7 +189,8 @@ def part(name: str, corpus, rate: float, kind: str = "denoising", **spec) -> Par
 
 
 def stream_of(parts, packing: Packing, number=0, streams=1, **changes) -> Stream:
-    return Stream(parts, packing, SPECIAL, number=number, num_streams=streams, seed=1, **changes)
+    settings = {"number": number, "num_streams": streams, "seed": 1} | changes
+    return Stream(parts, packing, SPECIAL, **settings)
 
 
 def lengths_of(mean: int, seed: int) -> list[np.ndarray]:
@@ -271,6 +286,27 @@ def test_reading_beyond_the_last_epoch_names_the_remedies(packing):
             pass
     read = sum(len(document) for document in CORPORA["words"]) * 3
     assert 0 <= read - stream._shares.served[0] < T
+
+
+def test_no_two_rows_share_their_noise():
+    """The same document, in rows of several groups, streams and seeds."""
+    parts = [part("noise", [np.arange(7, 107, dtype=np.int32)] * 2, 1)]
+    packing = Packing("isolated", 100, 101, num_rows=2)
+    rows = {
+        row["encoder_input_tokens"].tobytes()
+        for number, seed in [(0, 1), (1, 1), (0, 2)]
+        for row in islice(stream_of(parts, packing, number, 2, seed=seed), 6)
+    }
+    assert len(rows) == 18
+
+
+def test_the_next_example_is_known_to_whom_it_is_due():
+    """Else the phases would be those of examples that are gone."""
+    parts = [part("noise", CORPORA["words"], 1), part("continue", CORPORA["books"], 1, "clm")]
+    stream = stream_of(parts, Packing("isolated", S, T))
+    for _ in islice(stream, 60):
+        sizes = [reader.piece().text_tokens for reader in stream._readers]
+        assert stream._shares.sizes.tolist() == sizes
 
 
 def test_a_task_that_is_read_out_stops_nothing_before_its_turn():
