@@ -67,7 +67,7 @@ def planted(text: str, language: str, size: int, place: int) -> str:
     if language == "ja":
         return f"{'彼' * place}「{text[5 : 5 + 2 * size]}」、とお話しになりました。"
     words = text.split()[3 : 3 + size]
-    return f"{'Q, ' * place}{' '.join(words)}: q q"
+    return f"{'Q, ' * place}{' '.join(words)}{': q q' * (place % 2)}"
 
 
 @pytest.mark.parametrize("language", ALPHABETS)
