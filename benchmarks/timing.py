@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,8 +50,17 @@ class Timing:
         return self.amount / self.cpu_seconds
 
 
-def timed(step: Callable[[], float], seconds: float = 0.0) -> Timing:
-    """Repeats a step, which tells the amount it did, once and until `seconds` are over."""
+def timed(step: Callable[[], float], seconds: float = 0.0, *, warm_up: float = 0.0) -> Timing:
+    """Repeats a step, which tells the amount it did, once and until `seconds` are over.
+
+    Args:
+      step: what to do.
+      seconds: to go on for at least.
+      warm_up: seconds to do it before, untimed, until nothing is left of what was read ahead.
+    """
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < warm_up:
+        step()
     start, cpu_start = time.perf_counter(), _cpu_seconds()
     amount = step()
     while time.perf_counter() - start < seconds:
@@ -59,14 +69,14 @@ def timed(step: Callable[[], float], seconds: float = 0.0) -> Timing:
 
 
 def _cpu_seconds() -> float:
-    return sum(os.times()[:4])
+    return time.process_time() + sum(os.times()[2:4])  # the latter of children
 
 
 class Worker:
     """A process that takes one measurement whenever it is asked.
 
-    Between measurements it waits, so that imports and preparation are paid once while several
-    workers take turns.
+    Imports and preparation are paid once. Between measurements the process is stopped, so that
+    no thread of its own that reads ahead slows the others, or does work that is not timed.
 
     Args:
       command: what to run with this Python, such as ["-m", "benchmarks.data_stages", "..."];
@@ -89,6 +99,11 @@ class Worker:
                 env=os.environ | _QUIET | threads | {_CORES: ",".join(map(str, cores))},
             )
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def ready(self) -> None:
         """Waits until preparation is done.
 
@@ -96,6 +111,7 @@ class Worker:
           BenchmarkError: if the process ended instead; with the end of its log.
         """
         self._answer()
+        self._send_signal("SIGSTOP")
 
     def measure(self) -> Timing:
         """Has one measurement taken.
@@ -103,12 +119,15 @@ class Worker:
         Raises:
           BenchmarkError: if the process ended instead; with the end of its log.
         """
+        self._send_signal("SIGCONT")
         try:
             self._pipe(self._process.stdin).write("measure\n")
             self._pipe(self._process.stdin).flush()
         except BrokenPipeError:
             pass  # the answer tells why
-        return Timing(**self._answer())
+        timing = Timing(**self._answer())
+        self._send_signal("SIGSTOP")
+        return timing
 
     def close(self) -> None:
         """Ends the process."""
@@ -124,6 +143,10 @@ class Worker:
                 f"had answered; the end of {self._log}:\n{end}"
             )
         return json.loads(line)
+
+    def _send_signal(self, name: str) -> None:
+        if hasattr(signal, name):  # not everywhere
+            self._process.send_signal(getattr(signal, name))
 
     @staticmethod
     def _pipe(stream: IO[str] | None) -> IO[str]:
@@ -192,6 +215,12 @@ def ratio(ours: Sequence[Timing], theirs: Sequence[Timing]) -> float:
     """The median over the rounds of our speed divided by theirs in the same round."""
     pairs = zip(ours, theirs, strict=True)
     return median(our.per_second / their.per_second for our, their in pairs)
+
+
+def cpu_ratio(ours: Sequence[Timing], theirs: Sequence[Timing]) -> float:
+    """The same of the amounts per second of processor time."""
+    pairs = zip(ours, theirs, strict=True)
+    return median(our.per_cpu_second / their.per_cpu_second for our, their in pairs)
 
 
 def available_cores() -> list[int]:

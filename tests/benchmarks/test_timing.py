@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +31,8 @@ def test_a_step_is_repeated_for_as_long_as_asked():
     steps = []
     timing_ = timing.timed(lambda: steps.append(1) or 10, seconds=0.02)
     assert timing_.amount == 10 * len(steps) and len(steps) > 1 and timing_.seconds >= 0.02
+    warm = timing.timed(lambda: steps.append(1) or 10, warm_up=0.02)
+    assert warm.amount == 10
     assert timing.timed(lambda: 10 if sum(range(10**6)) else 0).amount == 10
 
 
@@ -60,6 +64,25 @@ def test_a_worker_answers_from_its_own_core(tmp_path):
         assert "a library says hello" in (tmp_path / "log").read_text()
     finally:
         worker.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc on this system")
+def test_a_worker_is_stopped_while_others_measure(tmp_path):
+    worker = Worker(["-c", SERVING], tmp_path / "log")
+    try:
+        for wait in (worker.ready, worker.measure, worker.measure):
+            wait()
+            deadline = time.monotonic() + 5
+            while state(worker) != "T" and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert state(worker) == "T"
+    finally:
+        worker.close()
+
+
+def state(worker: Worker) -> str:
+    """The letter that Linux gives the state of a worker's process: T is stopped."""
+    return Path(f"/proc/{worker.pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
 
 
 @pytest.mark.parametrize("asked", ["ready", "measure"])
