@@ -25,7 +25,7 @@ LAYOUTS = {
     "one.json": ('{"a": "x"}\n', ["x"]),
     "lines.jsonl": ('{"a": "x"}\r\n{"b": {"a": "y"}}', ["x", "y"]),
     "sets.xml": (
-        '<set lang="it"><item id="1"><lex>a <b>big</b> dog</lex> </item><lex><i>b</i> c</lex></set>',
+        '<set lang="it"><item n="1"><lex>a <b>big</b> dog</lex></item><lex><i>b</i> c</lex></set>',
         ["it", "1", "a big dog", "b c"],
     ),
 }
