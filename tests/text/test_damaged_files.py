@@ -97,3 +97,12 @@ def test_a_file_with_a_wrong_byte(tmp_path_factory, read_all, contents, ending, 
         assert set(documents) <= set(DOCUMENTS)
     # Formats have bytes that mean nothing, such as the time in gzip's header.
     assert problems or documents == DOCUMENTS
+
+
+def test_no_wrong_bit_of_a_parquet_page_hides_rows(tmp_path, read_all, contents):
+    content = contents[".parquet"]
+    path = tmp_path / "a.parquet"
+    for place in range(4, len(content) - 8 - int.from_bytes(content[-8:-4], "little")):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        documents, problems = read_all(LocalFiles(str(path)))
+        assert problems or documents == DOCUMENTS, place
