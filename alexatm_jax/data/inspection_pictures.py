@@ -29,7 +29,7 @@ PATTERNS = (
 def colors(names: Sequence[str]) -> dict[str, str]:
     """Gives each name a colour of its own."""
     return {
-        name: f"hsl({index * _GOLDEN_ANGLE % 360:.0f} 52% {(46, 58)[index % 2]}%)"
+        name: f"hsl({index * _GOLDEN_ANGLE % 360:.0f} 52% {(46, 60, 36)[index % 3]}%)"
         for index, name in enumerate(names)
     }
 
