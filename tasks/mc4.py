@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from alexatm_jax.tasks import wikipedia
-
 from alexatm_jax.data.recipe import TfdsText
 from alexatm_jax.data.seqio_recipe import add_recipe_mixture, add_recipe_tasks
+from alexatm_jax.tasks import wikipedia
 from alexatm_jax.text.spoken import LANGUAGES
 
 MC4 = TfdsText("mc4", {language: ("c4/multilingual:3.0.1", language) for language in LANGUAGES})
