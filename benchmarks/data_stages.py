@@ -18,7 +18,7 @@ import numpy as np
 
 from alexatm_jax.data import cache
 from alexatm_jax.data.causal_lm import CausalLM
-from alexatm_jax.data.corpus_writing import CorpusJob, write_corpora
+from alexatm_jax.data.corpora.writing import CorpusJob, write_corpora
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import ReaderConfig, open_reader

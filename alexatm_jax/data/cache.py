@@ -27,8 +27,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from alexatm_jax.data.corpora.token_files import REMAKE, CacheError, TokenFiles
 from alexatm_jax.data.objectives import objective_from_spec
-from alexatm_jax.data.token_files import REMAKE, CacheError, TokenFiles
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.whole_files import write_json, write_whole
 

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alexatm_jax.data import inspection_page
-from alexatm_jax.data.inspection import Inspection, inspect_mixture
+from alexatm_jax.data.inspection import page as inspection_page
+from alexatm_jax.data.inspection.figures import Inspection, inspect_mixture
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import ReaderConfig
 from alexatm_jax.whole_files import write_whole

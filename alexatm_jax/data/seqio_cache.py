@@ -14,9 +14,11 @@ from typing import Any
 
 import seqio
 
-from alexatm_jax.data import beam_corpus, cache, corpus_writing
+from alexatm_jax.data import cache
 from alexatm_jax.data.cache import MixtureSpec, PathLike, Provenance, TaskSpec
-from alexatm_jax.data.corpus_writing import CorpusJob
+from alexatm_jax.data.corpora import beam as beam_corpus
+from alexatm_jax.data.corpora import writing as corpus_writing
+from alexatm_jax.data.corpora.writing import CorpusJob
 from alexatm_jax.data.seqio_few_shot import SeqioFewShotTask
 from alexatm_jax.data.seqio_tasks import CachedDocuments, ObjectivePreprocessor, TokenizeDocuments
 from alexatm_jax.data.vocabulary import Vocabulary

@@ -335,7 +335,7 @@ def _check_special_pieces(proto: Any, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    from alexatm_jax.data.vocabulary_training import main
+    from alexatm_jax.data.tokenizer.training import main
     from alexatm_jax.log_lines import print_log_lines
 
     print_log_lines()

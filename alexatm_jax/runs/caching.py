@@ -58,7 +58,7 @@ def build_cache(
       on_problem: "skip" leaves out text that cannot be used, counts it and reports it in
         problems.json; "stop" ends the run at the first of it.
       beam_options: has Apache Beam, the extra [beam], write the documents, with these pipeline
-        options; see `data/beam_corpus.py`.
+        options; see `data/corpora/beam.py`.
     """
     with preflight.refusing():
         check_can_build(data, largest=None)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from alexatm_jax.data import cache
 from alexatm_jax.data.cache import CacheError, MixtureSpec, TaskSpec
-from alexatm_jax.data.corpus_writing import write_tokens
+from alexatm_jax.data.corpora.writing import write_tokens
 from alexatm_jax.data.vocabulary import train
 
 DENOISING = {"kind": "denoising", "drop_rate": 0.15, "mean_span_length": 3.0}

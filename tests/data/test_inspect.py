@@ -8,9 +8,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from alexatm_jax.data import cache, inspect, inspection_page
-from alexatm_jax.data.corpus_writing import write_tokens
-from alexatm_jax.data.inspection import document_lengths, inspect_mixture
+from alexatm_jax.data import cache, inspect
+from alexatm_jax.data.corpora.writing import write_tokens
+from alexatm_jax.data.inspection import page as inspection_page
+from alexatm_jax.data.inspection.figures import document_lengths, inspect_mixture
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import ReaderConfig
 from alexatm_jax.data.vocabulary import train

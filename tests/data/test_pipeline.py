@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from alexatm_jax.batch import batch_shapes, check_batch
 from alexatm_jax.data.cache import MixtureSpec, TaskSpec, write_mixture
-from alexatm_jax.data.corpus_writing import write_tokens
+from alexatm_jax.data.corpora.writing import write_tokens
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import BatchReader, Prefetcher, ReaderConfig, open_reader
 from alexatm_jax.data.vocabulary import SpecialIds

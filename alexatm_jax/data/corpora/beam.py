@@ -29,11 +29,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from alexatm_jax.data import corpus_writing
 from alexatm_jax.data.cache import CacheError, PathLike, Provenance
-from alexatm_jax.data.corpus_job import CorpusJob, Report, ShardTask, write_unit
-from alexatm_jax.data.corpus_writing import run_here
-from alexatm_jax.data.unfinished_corpus import UnfinishedCorpus
+from alexatm_jax.data.corpora import writing as corpus_writing
+from alexatm_jax.data.corpora.job import CorpusJob, Report, ShardTask, write_unit
+from alexatm_jax.data.corpora.unfinished import UnfinishedCorpus
+from alexatm_jax.data.corpora.writing import run_here
 
 
 def write_corpora(

@@ -11,10 +11,10 @@ import numpy as np
 
 from alexatm_jax.data import cache
 from alexatm_jax.data.cache import MixtureSpec, PathLike, Provenance, TaskSpec
+from alexatm_jax.data.corpora.token_files import TokenFiles
+from alexatm_jax.data.inspection.traced_rows import Row, Segment, traced_rows
 from alexatm_jax.data.mixture_report import Drift, drift
 from alexatm_jax.data.pipeline import BatchReader, ReaderConfig
-from alexatm_jax.data.token_files import TokenFiles
-from alexatm_jax.data.traced_rows import Row, Segment, traced_rows
 from alexatm_jax.data.vocabulary import SpecialIds, Vocabulary
 
 _SAMPLED_DOCUMENTS = 1_000_000

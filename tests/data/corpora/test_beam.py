@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from alexatm_jax.data import beam_corpus, corpus_writing
 from alexatm_jax.data.cache import CacheError
-from alexatm_jax.data.corpus_writing import CorpusJob
+from alexatm_jax.data.corpora import beam as beam_corpus
+from alexatm_jax.data.corpora import writing as corpus_writing
+from alexatm_jax.data.corpora.writing import CorpusJob
 from alexatm_jax.data.vocabulary import train
 from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.preparation import Preparation

@@ -14,9 +14,10 @@ from dataclasses import replace
 
 import pytest
 
-from alexatm_jax.data import cache, corpus_writing
+from alexatm_jax.data import cache
 from alexatm_jax.data.cache import CacheError
-from alexatm_jax.data.corpus_writing import CorpusJob, write_corpora, write_corpus
+from alexatm_jax.data.corpora import writing as corpus_writing
+from alexatm_jax.data.corpora.writing import CorpusJob, write_corpora, write_corpus
 from alexatm_jax.data.vocabulary import Vocabulary, train
 from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.preparation import Preparation
@@ -194,7 +195,7 @@ STEPS = """
 import os, shutil, signal, sys
 from pathlib import Path
 from alexatm_jax.data import cache
-from alexatm_jax.data.corpus_writing import CorpusJob, write_corpus
+from alexatm_jax.data.corpora.writing import CorpusJob, write_corpus
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.text.local_files import LocalFiles
 
@@ -259,7 +260,7 @@ def test_killed_before_any_step_it_goes_on_to_the_same_bytes(tmp_path, job, stri
 
 WRITE = """
 import pickle, sys
-from alexatm_jax.data.corpus_writing import write_corpus
+from alexatm_jax.data.corpora.writing import write_corpus
 with open(sys.argv[2], "rb") as file:
     write_corpus(sys.argv[1], pickle.load(file), num_workers=2)
 """

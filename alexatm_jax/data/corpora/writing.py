@@ -27,11 +27,11 @@ from alexatm_jax.data.cache import (
     corpus_folder,
     read_corpus,
 )
-from alexatm_jax.data.corpus_job import CorpusJob as CorpusJob
-from alexatm_jax.data.corpus_job import Report, ShardTask, write_unit
-from alexatm_jax.data.token_files import shard_stem, token_dtype, write_shard
-from alexatm_jax.data.unfinished_corpus import UnfinishedCorpus, sole_writer
-from alexatm_jax.data.worker_processes import in_processes
+from alexatm_jax.data.corpora.job import CorpusJob as CorpusJob
+from alexatm_jax.data.corpora.job import Report, ShardTask, write_unit
+from alexatm_jax.data.corpora.token_files import shard_stem, token_dtype, write_shard
+from alexatm_jax.data.corpora.unfinished import UnfinishedCorpus, sole_writer
+from alexatm_jax.data.corpora.worker_processes import in_processes
 from alexatm_jax.whole_files import write_json
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from html import escape
 
 import numpy as np
 
-from alexatm_jax.data import inspection_pictures as pictures
 from alexatm_jax.data.cache import TaskSpec
-from alexatm_jax.data.inspection import Inspection, Lengths
+from alexatm_jax.data.inspection import pictures
+from alexatm_jax.data.inspection.figures import Inspection, Lengths
+from alexatm_jax.data.inspection.traced_rows import Segment
 from alexatm_jax.data.mixture_report import Difference, table
-from alexatm_jax.data.traced_rows import Segment
 from alexatm_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
 
 _OPEN_TASKS = 8

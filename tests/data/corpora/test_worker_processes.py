@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from alexatm_jax.data import worker_processes
-from alexatm_jax.data.worker_processes import can_travel, in_processes
+from alexatm_jax.data.corpora import worker_processes
+from alexatm_jax.data.corpora.worker_processes import can_travel, in_processes
 
 TASKS = """
 import os, time

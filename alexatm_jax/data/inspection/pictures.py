@@ -7,9 +7,9 @@ from html import escape
 
 import numpy as np
 
-from alexatm_jax.data.inspection import Lengths
+from alexatm_jax.data.inspection.figures import Lengths
+from alexatm_jax.data.inspection.traced_rows import Row, Segment
 from alexatm_jax.data.pipeline import ReaderConfig
-from alexatm_jax.data.traced_rows import Row, Segment
 
 _GOLDEN_ANGLE = 137.508  # degrees: however many hues there are, neighbours differ
 _BAR, _GAP, _WIDTH, _MARGIN = 22, 3, 1000, 64

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alexatm_jax.data.cache import TaskSpec
+from alexatm_jax.data.inspection.traced_rows import traced_rows
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import BatchReader, ReaderConfig
-from alexatm_jax.data.traced_rows import traced_rows
 from alexatm_jax.data.vocabulary import SpecialIds
 
 SPECIAL = SpecialIds(*range(7))

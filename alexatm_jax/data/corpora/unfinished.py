@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from alexatm_jax.data.cache import CacheError, PathLike, Provenance, corpus_folder, read_corpus
-from alexatm_jax.data.corpus_job import CorpusJob, ShardTask
-from alexatm_jax.data.token_files import telling_of_failure, token_dtype
-from alexatm_jax.data.worker_processes import can_travel
+from alexatm_jax.data.corpora.job import CorpusJob, ShardTask
+from alexatm_jax.data.corpora.token_files import telling_of_failure, token_dtype
+from alexatm_jax.data.corpora.worker_processes import can_travel
 from alexatm_jax.text.problems import Problem, Problems
 from alexatm_jax.whole_files import write_json, write_whole
 

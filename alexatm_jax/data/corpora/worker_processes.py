@@ -29,7 +29,7 @@ Report = Callable[[Any], None]
 
 _BOOT = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from alexatm_jax.data.worker_processes import work; work(int(sys.argv[1]))"
+    "from alexatm_jax.data.corpora.worker_processes import work; work(int(sys.argv[1]))"
 )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from alexatm_jax.data.token_files import (
+from alexatm_jax.data.corpora.token_files import (
     Shard,
     is_whole,
     shard_stem,

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alexatm_jax.data import token_files
-from alexatm_jax.data.token_files import CacheError, TokenFiles, shard_stem, write_shard
+from alexatm_jax.data.corpora import token_files
+from alexatm_jax.data.corpora.token_files import CacheError, TokenFiles, shard_stem, write_shard
 
 DOCUMENTS = st.lists(st.lists(st.integers(0, 65535), min_size=1, max_size=9), max_size=6)
 

@@ -6,9 +6,7 @@ import json
 
 import pytest
 
-from alexatm_jax.data.text_sample import SampleConfig, draw
-from alexatm_jax.data.vocabulary import SPECIAL_PIECES, train
-from alexatm_jax.data.vocabulary_report import (
+from alexatm_jax.data.tokenizer.report import (
     as_markdown,
     measure,
     report,
@@ -16,6 +14,8 @@ from alexatm_jax.data.vocabulary_report import (
     script,
     write_report,
 )
+from alexatm_jax.data.tokenizer.sample import SampleConfig, draw
+from alexatm_jax.data.vocabulary import SPECIAL_PIECES, train
 from alexatm_jax.text.local_files import LocalFiles
 
 

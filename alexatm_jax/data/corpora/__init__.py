@@ -1,0 +1,1 @@
+"""Tokenized documents on disk: written once, read by all."""

@@ -1,0 +1,1 @@
+"""Shows what a cached mixture gives to training."""
