@@ -46,8 +46,8 @@ class ShuffledDocuments:
       stream: number of the stream.
       num_streams: S.
       max_epochs: as above.
-      repeating: names of the tasks of which it was said that they repeat their documents;
-        to share among the streams, lest each say it.
+      repeating: names of the tasks that repeat their documents; to share among tasks and
+        streams, for only the first is told of.
 
     Raises:
       ValueError: if the corpus has fewer documents than there are streams.
@@ -104,12 +104,13 @@ class ShuffledDocuments:
         return (int.from_bytes(digest, "little") >> 11) / (1 << 53)
 
     def _tell_of_repetition(self) -> None:
-        if self.name not in self._repeating:
-            self._repeating.add(self.name)
+        if not self._repeating:
             logger.warning(
-                "task %s begins its second epoch: its documents come again, in another order",
+                "task %s begins its second epoch: its documents come again, in another order; "
+                "statistics count the epochs of all tasks",
                 self.name,
             )
+        self._repeating.add(self.name)
 
     def _index(self, number: int) -> int:
         """Finds the document's number in the corpus."""

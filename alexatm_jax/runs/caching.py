@@ -61,8 +61,8 @@ def build_cache(
         options; see `data/corpora/beam.py`.
     """
     with preflight.refusing():
-        check_can_build(data, largest=None)
         spec = _write_cache(
+            check_can_build(data, largest=None),
             data,
             max_documents=max_documents,
             num_workers=num_workers or _num_cores(),
@@ -81,12 +81,12 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
             if data.recipe:
                 data.recipe.check_cached(spec, cache.read_provenances(data.cache_dir, spec))
             return spec
-        check_can_build(data, largest=data.max_documents)
-        return _write_cache(data, num_workers=_num_cores())
+        seqio_cache = check_can_build(data, largest=data.max_documents)
+        return _write_cache(seqio_cache, data, num_workers=_num_cores())
 
 
-def _write_cache(data: DataConfig, **options: Any) -> cache.MixtureSpec:
-    spec: cache.MixtureSpec = _seqio_cache(data).build_cache(
+def _write_cache(seqio_cache: ModuleType, data: DataConfig, **options: Any) -> cache.MixtureSpec:
+    spec: cache.MixtureSpec = seqio_cache.build_cache(
         data.cache_dir,
         data.mixture_or_task_name,
         evaluation_tasks=data.evaluation_tasks,
@@ -100,8 +100,10 @@ def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def check_can_build(data: DataConfig, largest: int | None) -> None:
-    """Checks, reading no document and writing nothing, that the cache can be made.
+def check_can_build(data: DataConfig, largest: int | None) -> ModuleType:
+    """Checks, reading no document, that the cache can be made; gives the module that makes it.
+
+    Nothing is written but the 13-grams that a recipe keeps out of the text.
 
     Raises:
       ImportError: if SeqIO is not installed.
@@ -119,6 +121,7 @@ def check_can_build(data: DataConfig, largest: int | None) -> None:
                 f"{largest} to be written into {data.cache_dir} on the way; write them with "
                 "--run_mode=cache and the same flags first."
             )
+    return seqio_cache
 
 
 def _seqio_cache(data: DataConfig) -> ModuleType:

@@ -13,7 +13,6 @@ from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import objective_from_spec
 from alexatm_jax.data.seqio_cache import build_cache, evaluation_payload, mixture_spec
-from alexatm_jax.data.seqio_few_shot import add_few_shot_task
 from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import train
 from alexatm_jax.evaluation.prompts import FewShotPrompt
@@ -21,52 +20,10 @@ from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.preparation import Preparation
 from alexatm_jax.text.problems import TextError
 
-TEXTS = [f"Sentence: {n} kilometers; Translation: {n} కి\u200cమీ; [CLM]" for n in range(30)]
-OBJECTIVES = {"denoising": Denoising(), "clm": CausalLM(position_end=64)}
-PROMPT = FewShotPrompt(
-    shot="Sentence: {src}; Translation: {tgt};", query="Sentence: {src}; Translation:"
-)
 LOCAL_RUNNER = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
 
 
-def source_of(texts):
-    def dataset(split, shuffle_files, seed=None):
-        return tf.data.Dataset.from_tensor_slices({"text": tf.constant(texts, tf.string)})
-
-    return seqio.FunctionDataSource(dataset, splits=["train"])
-
-
-def items():
-    return [
-        {"id": f"{n}", "language": "te", "src": f"{n} km", "target": f"{n} కిమీ"}
-        | {"shot_group": "en-te"}
-        for n in range(3)
-    ]
-
-
-def shots():
-    return [{"id": "s", "shot_group": "en-te", "src": "7 km", "tgt": "7 కిమీ"}]
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "v.model"
-    return SeqioVocabulary(lambda: train(TEXTS, path, size=300))
-
-
-@pytest.fixture
-def registered(vocabulary):
-    """Two tasks over 30 documents and an empty one, their mixture and a few-shot task."""
-    add_pretraining_tasks("demo", source_of([*TEXTS, ""]), vocabulary, OBJECTIVES)
-    rates = [("demo_denoising", 8), ("demo_clm", lambda task: 2)]
-    seqio.MixtureRegistry.add("demo_mixture", rates)
-    add_few_shot_task("units", PROMPT, items, shots, vocabulary)
-    yield vocabulary.wrapped
-    seqio.MixtureRegistry.reset()
-    seqio.TaskRegistry.reset()
-
-
-def test_mixture_spec_has_normalised_rates(registered):
+def test_mixture_spec_has_normalised_rates(demo, registered):
     spec = mixture_spec("demo_mixture")
     assert spec.vocabulary_sha256 == registered.sha256
     assert {task.name: task.rate for task in spec.tasks} == {
@@ -74,7 +31,7 @@ def test_mixture_spec_has_normalised_rates(registered):
         "demo_clm": pytest.approx(0.2),
     }
     assert {task.corpus for task in spec.tasks} == {"demo"}
-    assert objective_from_spec(spec.tasks[0].objective) == OBJECTIVES["clm"]
+    assert objective_from_spec(spec.tasks[0].objective) == demo.objectives["clm"]
     assert [task.rate for task in mixture_spec("demo_clm").tasks] == [1.0]
 
 
@@ -97,21 +54,21 @@ def test_what_is_not_ours_is_named(registered):
         evaluation_payload("demo_clm")
 
 
-def test_evaluation_payload_is_the_task_as_data(registered):
+def test_evaluation_payload_is_the_task_as_data(demo, registered):
     payload = evaluation_payload("units")
     assert payload["name"] == "units"
-    assert FewShotPrompt(**payload["prompt"]) == PROMPT
-    assert payload["items"] == items() and payload["shots"] == shots()
+    assert FewShotPrompt(**payload["prompt"]) == demo.prompt
+    assert payload["items"] == demo.items() and payload["shots"] == demo.shots()
 
 
-def test_built_cache_holds_what_seqio_reads(registered, tmp_path):
+def test_built_cache_holds_what_seqio_reads(demo, registered, tmp_path):
     spec = build_cache(tmp_path, "demo_mixture", evaluation_tasks=["units"])
     assert cache.read_mixture(tmp_path, "demo_mixture") == spec
     assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
     assert cache.read_evaluation_task(tmp_path, "units") == evaluation_payload("units")
     corpus = cache.read_corpus(tmp_path, "demo")
     assert [path.name for path in (tmp_path / "corpora").iterdir()] == ["demo"]
-    assert corpus.num_documents == len(TEXTS) and corpus.provenance.problems == {"empty": 1}
+    assert corpus.num_documents == len(demo.texts) and corpus.provenance.problems == {"empty": 1}
     lengths = {"inputs": 200, "targets": 200}
     task = seqio.get_mixture_or_task("demo_denoising")
     examples = task.get_dataset(sequence_length=lengths, split="train", shuffle=False)
@@ -119,9 +76,9 @@ def test_built_cache_holds_what_seqio_reads(registered, tmp_path):
         np.testing.assert_array_equal(cached, example["targets"][:-1])
 
 
-def test_what_is_no_text_is_reported_by_its_number(vocabulary, registered, tmp_path):
+def test_what_is_no_text_is_reported_by_its_number(demo, vocabulary, registered, tmp_path):
     texts = [b"one", b"\xff\xfe", b"three"]
-    add_pretraining_tasks("bytes", source_of(texts), vocabulary, {"clm": CausalLM()})
+    add_pretraining_tasks("bytes", demo.source_of(texts), vocabulary, {"clm": CausalLM()})
     build_cache(tmp_path, "bytes_clm")
     folder = tmp_path / "corpora" / "bytes"
     (example,) = json.loads((folder / "problems.json").read_text())["examples"]
@@ -184,7 +141,7 @@ def test_beam_writes_the_same_cache(recipe, tmp_path):
         assert other.read_bytes() == path.read_bytes()
 
 
-def test_a_cache_is_used_again_and_never_overwritten(registered, tmp_path):
+def test_a_cache_is_used_again_and_never_overwritten(demo, registered, tmp_path):
     build_cache(tmp_path, "demo_clm", max_documents=9)
     before = cache.read_corpus(tmp_path, "demo").provenance
     assert before.num_documents == 9 and before.source.startswith("the first 9 documents")
@@ -194,17 +151,17 @@ def test_a_cache_is_used_again_and_never_overwritten(registered, tmp_path):
     assert shard.stat().st_mtime_ns == written
     with pytest.raises(cache.CacheError, match="first 9 documents of .*another cache"):
         build_cache(tmp_path, "demo_mixture")
-    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o" / "o.model", size=301))
-    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
+    other = SeqioVocabulary(lambda: train(demo.texts, tmp_path / "o" / "o.model", size=301))
+    add_pretraining_tasks("other", demo.source_of(demo.texts), other, demo.objectives)
     with pytest.raises(cache.CacheError, match=other.wrapped.sha256):
         build_cache(tmp_path, "other_clm")
     assert cache.read_vocabulary(tmp_path).sha256 == registered.sha256
 
 
-def test_a_description_tells_corpora_apart(registered, tmp_path, vocabulary):
+def test_a_description_tells_corpora_apart(demo, registered, tmp_path, vocabulary):
     for name, seed in (("a", 1), ("b", 2)):
         objectives = {name: Denoising()}
-        texts = source_of(TEXTS)
+        texts = demo.source_of(demo.texts)
         add_pretraining_tasks(
             "seeded", texts, vocabulary, objectives, description=f"texts, seed {seed}"
         )
@@ -216,17 +173,17 @@ def test_a_description_tells_corpora_apart(registered, tmp_path, vocabulary):
         build_cache(tmp_path / "new", "both")
 
 
-def test_mixtures_need_one_vocabulary_and_sources_text(registered, tmp_path):
-    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "o.model", size=301))
-    add_pretraining_tasks("other", source_of(TEXTS), other, OBJECTIVES)
+def test_mixtures_need_one_vocabulary_and_sources_text(demo, registered, tmp_path):
+    other = SeqioVocabulary(lambda: train(demo.texts, tmp_path / "o.model", size=301))
+    add_pretraining_tasks("other", demo.source_of(demo.texts), other, demo.objectives)
     seqio.MixtureRegistry.add("mixed", ["demo_clm", "other_clm"], default_rate=1)
     with pytest.raises(ValueError, match="exactly one"):
         mixture_spec("mixed")
 
     def untitled(split, shuffle_files, seed=None):
-        return tf.data.Dataset.from_tensor_slices({"body": tf.constant(TEXTS)})
+        return tf.data.Dataset.from_tensor_slices({"body": tf.constant(demo.texts)})
 
     source = seqio.FunctionDataSource(untitled, splits=["train"])
-    add_pretraining_tasks("untitled", source, other, OBJECTIVES)
+    add_pretraining_tasks("untitled", source, other, demo.objectives)
     with pytest.raises(ValueError, match=r"\['body'\].*'text'"):
         build_cache(tmp_path / "cache", "untitled_clm")

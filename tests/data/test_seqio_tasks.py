@@ -5,58 +5,13 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from alexatm_jax.data.causal_lm import CausalLM
-from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.seqio_few_shot import add_few_shot_task
 from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import train
-from alexatm_jax.evaluation.prompts import FewShotPrompt
 from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.preparation import Preparation
 
-TEXTS = [f"Sentence: {n} kilometers; Translation: {n} కి\u200cమీ; [CLM]" for n in range(30)]
-OBJECTIVES = {"denoising": Denoising(), "clm": CausalLM(position_end=64)}
-PROMPT = FewShotPrompt(
-    shot="Sentence: {src}; Translation: {tgt};", query="Sentence: {src}; Translation:"
-)
 CONVERTER = seqio.EncDecFeatureConverter(pack=False)
-
-
-def source_of(texts):
-    def dataset(split, shuffle_files, seed=None):
-        return tf.data.Dataset.from_tensor_slices({"text": tf.constant(texts, tf.string)})
-
-    return seqio.FunctionDataSource(dataset, splits=["train"])
-
-
-def items():
-    return [
-        {"id": f"{n}", "language": "te", "src": f"{n} km", "target": f"{n} కిమీ"}
-        | {"shot_group": "en-te"}
-        for n in range(3)
-    ]
-
-
-def shots():
-    return [{"id": "s", "shot_group": "en-te", "src": "7 km", "tgt": "7 కిమీ"}]
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tmp_path_factory):
-    path = tmp_path_factory.mktemp("vocabulary") / "v.model"
-    return SeqioVocabulary(lambda: train(TEXTS, path, size=300))
-
-
-@pytest.fixture
-def registered(vocabulary):
-    """Two tasks over 30 documents and an empty one, their mixture and a few-shot task."""
-    add_pretraining_tasks("demo", source_of([*TEXTS, ""]), vocabulary, OBJECTIVES)
-    rates = [("demo_denoising", 8), ("demo_clm", lambda task: 2)]
-    seqio.MixtureRegistry.add("demo_mixture", rates)
-    add_few_shot_task("units", PROMPT, items, shots, vocabulary)
-    yield vocabulary.wrapped
-    seqio.MixtureRegistry.reset()
-    seqio.TaskRegistry.reset()
 
 
 def read(name, lengths=(200, 200), **options):
@@ -74,25 +29,25 @@ def unpadded(tokens):
     return tokens[tokens != 0]
 
 
-def test_registration_loads_nothing():
+def test_registration_loads_nothing(demo):
     def load():
         raise AssertionError("the vocabulary was loaded")
 
     try:
         lazy = SeqioVocabulary(load)
-        add_pretraining_tasks("lazy", source_of(TEXTS), lazy, OBJECTIVES)
-        add_few_shot_task("lazy_units", PROMPT, items, shots, lazy)
+        add_pretraining_tasks("lazy", demo.source_of(demo.texts), lazy, demo.objectives)
+        add_few_shot_task("lazy_units", demo.prompt, demo.items, demo.shots, lazy)
         assert lazy == lazy and lazy != "other"
     finally:
         seqio.TaskRegistry.reset()
 
 
-def test_vocabulary_agrees_with_ours_in_python_and_tensorflow(vocabulary):
+def test_vocabulary_agrees_with_ours_in_python_and_tensorflow(demo, vocabulary):
     ours = vocabulary.wrapped
     assert vocabulary.vocab_size == ours.size
     ids = (vocabulary.pad_id, vocabulary.bos_id, vocabulary.eos_id, vocabulary.unk_id)
     assert ids == (0, 1, 2, 3)
-    for text in TEXTS[:3]:
+    for text in demo.texts[:3]:
         tokens = ours.encode(text).tolist()
         assert vocabulary.encode(text) == tokens
         assert vocabulary.encode_tf(tf.constant(text)).numpy().tolist() == tokens
@@ -102,24 +57,24 @@ def test_vocabulary_agrees_with_ours_in_python_and_tensorflow(vocabulary):
     assert [text.decode() for text in vocabulary.decode_tf(batch).numpy()][0] == "7"
 
 
-def test_vocabularies_are_equal_by_content(vocabulary, tmp_path):
-    same = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "same.model", size=300))
-    other = SeqioVocabulary(lambda: train(TEXTS, tmp_path / "other.model", size=301))
+def test_vocabularies_are_equal_by_content(demo, vocabulary, tmp_path):
+    same = SeqioVocabulary(lambda: train(demo.texts, tmp_path / "same.model", size=300))
+    other = SeqioVocabulary(lambda: train(demo.texts, tmp_path / "other.model", size=301))
     assert vocabulary == same and vocabulary != other
 
 
-def test_denoising_task_keeps_the_document_as_target(registered):
+def test_denoising_task_keeps_the_document_as_target(demo, registered):
     examples = read("demo_denoising", seed=1)
-    assert len(examples) == len(TEXTS)
-    for example, text in zip(examples, TEXTS, strict=True):
+    assert len(examples) == len(demo.texts)
+    for example, text in zip(examples, demo.texts, strict=True):
         target = unpadded(example["decoder_target_tokens"])
         assert target.tolist() == [*registered.encode(text), registered.special.eos]
         dropped = len(target) - 1 - len(unpadded(example["encoder_input_tokens"]))
-        assert dropped == OBJECTIVES["denoising"].drop_count(len(target) - 1)
+        assert dropped == demo.objectives["denoising"].drop_count(len(target) - 1)
 
 
-def test_clm_task_splits_the_document(registered):
-    for example, text in zip(read("demo_clm", seed=1), TEXTS, strict=True):
+def test_clm_task_splits_the_document(demo, registered):
+    for example, text in zip(read("demo_clm", seed=1), demo.texts, strict=True):
         clm, *shown = unpadded(example["encoder_input_tokens"])
         *rest, eos = unpadded(example["decoder_target_tokens"])
         assert (clm, eos) == (registered.special.clm, registered.special.eos)
@@ -135,30 +90,30 @@ def test_a_seed_repeats_the_examples(registered):
     assert (inputs(5) != inputs(6)).any()
 
 
-def test_long_documents_are_split_rather_than_trimmed(registered):
+def test_long_documents_are_split_rather_than_trimmed(demo, registered):
     examples = read("demo_denoising", lengths=(16, 16), seed=1)
     targets = [unpadded(example["decoder_target_tokens"]) for example in examples]
     assert all(target[-1] == registered.special.eos for target in targets)
     joined = np.concatenate([target[:-1] for target in targets])
-    whole = [registered.encode(text) for text in TEXTS]
+    whole = [registered.encode(text) for text in demo.texts]
     np.testing.assert_array_equal(joined, np.concatenate(whole))
 
 
-def test_documents_are_prepared_before_they_are_tokenized(registered, vocabulary):
-    source = source_of([TEXTS[7], "?!", TEXTS[8]])
+def test_documents_are_prepared_before_they_are_tokenized(demo, registered, vocabulary):
+    source = demo.source_of([demo.texts[7], "?!", demo.texts[8]])
     preparation = Preparation("te", "spoken")
-    add_pretraining_tasks("said", source, vocabulary, OBJECTIVES, preparation=preparation)
+    add_pretraining_tasks("said", source, vocabulary, demo.objectives, preparation=preparation)
     targets = [unpadded(ex["decoder_target_tokens"]) for ex in read("said_denoising")]
     assert [registered.decode(target) for target in targets] == [
         f"sentence {n} kilometers translation {n} కి\u200cమీ clm" for n in (7, 8)
     ]
 
 
-def test_documents_of_ours_are_a_source(registered, vocabulary, tmp_path):
-    (tmp_path / "a.txt").write_text("\n".join(TEXTS), encoding="utf-8")
+def test_documents_of_ours_are_a_source(demo, registered, vocabulary, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(demo.texts), encoding="utf-8")
     files = LocalFiles(f"{tmp_path}/a.txt")
     labels = {"source": "local"}
-    add_pretraining_tasks("local", files, vocabulary, OBJECTIVES, labels=labels)
+    add_pretraining_tasks("local", files, vocabulary, demo.objectives, labels=labels)
     for ours, theirs in zip(read("local_clm", seed=4), read("demo_clm", seed=4), strict=True):
         for name in theirs:
             np.testing.assert_array_equal(ours[name], theirs[name])
@@ -199,10 +154,10 @@ def test_few_shot_task_renders_zero_shot_prompts(registered):
             assert example["targets"].tolist() == tokens
 
 
-def test_few_shot_task_is_scored_by_seqio_metrics(registered):
+def test_few_shot_task_is_scored_by_seqio_metrics(demo, registered):
     task = seqio.get_mixture_or_task("units")
     answers = [task.postprocess_fn(text) for text in (" 0 కిమీ; x", "1 km", "2 కిమీ")]
-    targets = [item["target"] for item in items()]
+    targets = [item["target"] for item in demo.items()]
     scores = {}
     for metric in task.predict_metric_fns:
         scores |= metric(targets, answers)

@@ -84,8 +84,8 @@ def test_reading_too_often_is_refused_and_repetition_is_told_once(caplog):
                 stream[number]
             with pytest.raises(EpochsRead):
                 stream[2 * stream.per_epoch]
-    assert caplog.messages == [
-        "task task begins its second epoch: its documents come again, in another order"
+    assert [message.split(":")[0] for message in caplog.messages] == [
+        "task task begins its second epoch"
     ]
 
 
