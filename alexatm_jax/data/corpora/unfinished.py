@@ -206,13 +206,24 @@ def sole_writer(folder: Path) -> Iterator[None]:
       CacheError: if another process is writing it.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    path = folder.with_name(f".{folder.name}.lock")
+    path = _lock_path(folder)
     descriptor = _locked(path)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def forget_killed_writer(folder: Path) -> None:
+    """Removes the lock beside a whole corpus, if who held it was killed before removing it."""
+    if _lock_path(folder).exists():
+        with contextlib.suppress(CacheError), sole_writer(folder):
+            pass
+
+
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _locked(path: Path) -> int:

@@ -30,7 +30,7 @@ from alexatm_jax.data.cache import (
 from alexatm_jax.data.corpora.job import CorpusJob as CorpusJob
 from alexatm_jax.data.corpora.job import Report, ShardTask, write_unit
 from alexatm_jax.data.corpora.token_files import shard_stem, token_dtype, write_shard
-from alexatm_jax.data.corpora.unfinished import UnfinishedCorpus, sole_writer
+from alexatm_jax.data.corpora.unfinished import UnfinishedCorpus, forget_killed_writer, sole_writer
 from alexatm_jax.data.corpora.worker_processes import in_processes
 from alexatm_jax.whole_files import write_json
 
@@ -79,6 +79,7 @@ def write_corpora(
             if not folder.is_dir():
                 stack.enter_context(sole_writer(folder))
             if folder.is_dir():
+                forget_killed_writer(folder)
                 known[job.corpus] = _kept(cache_dir, job)
             else:
                 unfinished.append(UnfinishedCorpus(cache_dir, job))
