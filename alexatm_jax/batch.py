@@ -36,6 +36,10 @@ DECODER_FEATURES = (
 )
 
 
+class NoMoreBatches(ValueError):
+    """What a reader raises when it may read no more: training then saves and ends."""
+
+
 def batch_shapes(batch_size: int, encoder_length: int, decoder_length: int) -> dict[str, tuple]:
     """Gives the shape of every array in a batch of [B, S] and [B, T]."""
     encoder = dict.fromkeys(ENCODER_FEATURES, (batch_size, encoder_length))

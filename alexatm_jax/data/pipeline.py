@@ -52,8 +52,8 @@ class ReaderConfig:
       num_streams: logical streams; keep it while hosts and devices change. It divides
         batch_size, and the number of hosts divides it.
       packing: a mode of `packing.Packing`.
-      max_epochs: how often a document may be read; at the first that comes once more reading
-        fails. None for no limit. Batches do not depend on it, so it may change.
+      max_epochs: how often a document may be read; at the first that comes once more
+        `NoMoreBatches` is raised. None for no limit. Batches do not depend on it, so it may change.
 
     Raises:
       ValueError: if sizes are not positive, streams do not divide the batch, or the packing

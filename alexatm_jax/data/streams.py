@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.data.packing import Example, OpenRows, Packing
 from alexatm_jax.data.shares import Shares
@@ -59,8 +60,8 @@ class Stream:
 
     Raises:
       ValueError: if a corpus has too few documents for the streams, or an objective cannot serve
-        such rows. Iterating raises it if a document would be read too often, or a task finds
-        none that is long enough.
+        such rows. Iterating raises it if a task finds no document that is long enough, and
+        NoMoreBatches if one would be read too often.
     """
 
     def __init__(
@@ -212,9 +213,9 @@ class Stream:
         rows.close_first(example)
         self._shares.served[task] += example.text_tokens
 
-    def _read_too_often(self, task: int) -> ValueError:
+    def _read_too_often(self, task: int) -> NoMoreBatches:
         documents, served = self._readers[task].documents, int(self._shares.served[task])
-        return ValueError(
+        return NoMoreBatches(
             f"task {documents.name!r} has read its {documents.per_epoch} documents of stream "
             f"{self._number} {documents.max_epochs} times, {served} text tokens, and max_epochs "
             "allows no more; train for fewer steps, lower the task's rate, give it more "

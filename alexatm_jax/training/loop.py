@@ -20,7 +20,7 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from alexatm_jax.batch import Batch, check_batch
+from alexatm_jax.batch import Batch, NoMoreBatches, check_batch
 from alexatm_jax.model.transformer import Transformer
 from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training.checkpoint import Checkpoints
@@ -98,7 +98,7 @@ def train(
     """Trains to `train_steps`, continuing from the newest checkpoint in `model_dir` if any.
 
     A run stopped anywhere and started again takes the same batches and makes the same losses. On
-    SIGTERM it saves a checkpoint and raises SystemExit.
+    SIGTERM, or when the reader has no more batches, it saves a checkpoint and raises SystemExit.
 
     Args:
       open_reader: opens the batches at a reader state, or at the first batch.
@@ -189,10 +189,18 @@ def _steps(
     rows = batch_sharding(mesh)
     period = _Period()
     in_flight: collections.deque[Any] = collections.deque()
+    saved = int(state.step)
+    sums: dict[str, Any] = {}
     with _termination() as terminated:
-        for done in range(int(state.step) + 1, config.train_steps + 1):
+        for done in range(saved + 1, config.train_steps + 1):
             asked = time.perf_counter()
-            batch, reader_state = next(reader)
+            try:
+                batch, reader_state = next(reader)
+            except NoMoreBatches as end:
+                if saved < done - 1:
+                    _check_finite(jax.device_get(sums), done - 1)
+                    yield state, reader_state
+                raise SystemExit(f"stopped after step {done - 1}: {end}") from end
             if all(output.is_ready() for output in in_flight):
                 # The devices had nothing left to do; otherwise nobody waited.
                 period.waited_seconds += time.perf_counter() - asked
@@ -214,6 +222,7 @@ def _steps(
                 period = _Period()
             if save_due:
                 yield state, reader_state
+                saved = done
             if stopping:
                 raise SystemExit(f"stopped by SIGTERM after step {done}; the same command goes on.")
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from alexatm_jax.batch import batch_shapes
+from alexatm_jax.batch import NoMoreBatches, batch_shapes
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop
 from alexatm_jax.training.checkpoint import locate, read_provenance
@@ -102,6 +102,20 @@ def test_a_killed_run_goes_on_bit_for_bit(unbroken, run, tmp_path, killed_at):
     folder, wanted = unbroken
     assert losses_in(tmp_path) == losses_in(folder)
     assert_identical(state, wanted)
+
+
+def test_when_batches_end_what_was_learnt_is_saved(unbroken, run, tmp_path):
+    def end(index):
+        if index >= 5:
+            raise NoMoreBatches("all documents are read")
+
+    with pytest.raises(SystemExit, match="stopped after step 5: all documents are read"):
+        run(tmp_path, before=end)
+    assert saved_steps(tmp_path) == [3, 5]
+    with pytest.raises(SystemExit, match="stopped after step 5"):
+        run(tmp_path, before=end)
+    folder, wanted = unbroken
+    assert_identical(run(tmp_path), wanted)
 
 
 def test_a_finished_run_has_nothing_to_do(unbroken, run):
