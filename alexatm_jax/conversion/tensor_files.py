@@ -27,6 +27,7 @@ from alexatm_jax.conversion.stored_tensor import (
     tensor_bytes,
 )
 from alexatm_jax.conversion.torch_files import TorchFile, read_torch
+from alexatm_jax.whole_files import sync
 
 FORMATS = {"safetensors": ("model", ".safetensors"), "bin": ("pytorch_model", ".bin")}
 """Stem and suffix of the weight files, the preferred format first."""
@@ -367,9 +368,9 @@ class TensorWriter:
         if len(self._shards) > 1:
             self._write_index()
         for path in (*self.unfinished.rglob("*"), self.unfinished):
-            _sync(path)
+            sync(path)
         self.unfinished.rename(self.folder)
-        _sync(self.folder.parent)
+        sync(self.folder.parent)
 
     def _write_index(self) -> None:
         names = {key: (key, *self._aliases.get(key, ())) for key in self._entries}
@@ -402,12 +403,3 @@ def _plan_shards(
         shards[-1].append(key)
         filled += size
     return shards
-
-
-def _sync(path: Path) -> None:
-    """Waits until the disk has a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

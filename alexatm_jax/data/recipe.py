@@ -28,9 +28,8 @@ from alexatm_jax.data.mixture_report import Counts, sentences_by_language
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.text.documents import DocumentSource
 from alexatm_jax.text.local_files import LocalFiles
+from alexatm_jax.text.preparation import FORMS
 from alexatm_jax.text.spoken import LANGUAGES
-
-FORMS = ("spoken", "written")
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_other_recipes_leave_out_forms_and_objectives():
         (lambda: TfdsText("web", {"de": "c4/multilingual"}), "'c4/multilingual' as 'de'; .*split"),
         (lambda: TextRecipe([], "v"), r"called \[\]; give one"),
         (lambda: TextRecipe([LocalText("a", {"de": "x"})] * 2, "v"), r"\['a', 'a'\].*own name"),
-        (lambda: paper(forms={"sung": 1}), r"\['sung'\]; choose among \['spoken', 'written'\]"),
+        (lambda: paper(forms={"sung": 1}), r"\['sung'\]; choose among \['written', 'spoken'\]"),
         (lambda: TextRecipe(LocalText("a", {"de": "x"}), "v"), "one source 'a'; put it in a list"),
         (lambda: paper(forms={}), "choose among"),
         (lambda: paper(forms=["spoken"]), "forms was given .*give a dict"),

@@ -29,7 +29,7 @@ from alexatm_jax.data.corpora.job import CorpusJob, ShardTask
 from alexatm_jax.data.corpora.token_files import telling_of_failure, token_dtype
 from alexatm_jax.data.corpora.worker_processes import can_travel
 from alexatm_jax.text.problems import Problem, Problems
-from alexatm_jax.whole_files import write_json, write_whole
+from alexatm_jax.whole_files import sync, write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +249,7 @@ def _write_json_durably(path: Path, content: Mapping[str, Any]) -> None:
 
     def write(draft: Path) -> None:
         write_json(draft, content)
-        _sync(draft)
+        sync(draft)
 
     write_whole(path, write)
     _sync_folder(path.parent)
@@ -257,12 +257,4 @@ def _write_json_durably(path: Path, content: Mapping[str, Any]) -> None:
 
 def _sync_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):  # some network filesystems cannot
-        _sync(folder)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(folder)
