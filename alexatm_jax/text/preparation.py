@@ -19,6 +19,9 @@ from alexatm_jax.text.spoken import check_language, spoken
 
 FORMS = ("written", "spoken")
 
+_RULES = 1
+"""Raised when a document comes out otherwise, so that older corpora are not taken for new ones."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -67,10 +70,10 @@ class Preparation:
     @property
     def description(self) -> str:
         """All that the result depends on besides the text; opens `benchmarks`."""
+        form = f"{self.form} {self.language} by rules {_RULES}"
         if self.benchmarks is None:
-            return f"{self.form} {self.language}, no benchmark filter"
-        ngrams = _opened(self.benchmarks)
-        return f"{self.form} {self.language}, without 13-grams of {ngrams.sha256}"
+            return f"{form}, no benchmark filter"
+        return f"{form}, without 13-grams of {_opened(self.benchmarks).sha256}"
 
     def __call__(self, text: str) -> Prepared:
         """Prepares one document.
