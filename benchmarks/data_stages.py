@@ -20,6 +20,7 @@ from alexatm_jax.data import cache
 from alexatm_jax.data.causal_lm import CausalLM
 from alexatm_jax.data.corpora.writing import CorpusJob, write_corpora
 from alexatm_jax.data.denoising import Denoising
+from alexatm_jax.data.objectives import Objective
 from alexatm_jax.data.packing import MODES
 from alexatm_jax.data.pipeline import ReaderConfig, open_reader
 from alexatm_jax.data.vocabulary import Vocabulary
@@ -27,7 +28,10 @@ from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.preparation import Preparation
 from benchmarks.timing import Timing, serve, timed
 
-OBJECTIVES = {"denoising": (Denoising(), 0.8), "clm": (CausalLM(), 0.2)}
+OBJECTIVES: dict[str, tuple[Objective, float]] = {
+    "denoising": (Denoising(), 0.8),
+    "clm": (CausalLM(), 0.2),
+}
 """The paper's, with their shares: recipe §3."""
 
 READ_KINDS = ("short", "long")

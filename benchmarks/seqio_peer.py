@@ -8,7 +8,6 @@ the process has one core. Nothing is shuffled, which favours SeqIO: with 24 task
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,6 +20,7 @@ import tensorflow as tf
 from alexatm_jax.data import cache
 from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import Vocabulary
+from alexatm_jax.whole_files import write_json
 from benchmarks.data_stages import OBJECTIVES, Measure, Settings, filled, repeated, text_path
 
 
@@ -108,14 +108,10 @@ def _write_seqio_cache(folder: Path, corpus: str) -> None:
         "features": {"targets": {"dtype": "int32", "shape": [None]}},
         "seqio_version": seqio.__version__,
     }
-    _write_json(seqio.utils.get_cached_info_path(str(draft), "train"), info)
+    write_json(Path(seqio.utils.get_cached_info_path(str(draft), "train")), info)
     stats = {"examples": len(documents)}
-    _write_json(seqio.utils.get_cached_stats_path(str(draft), "train"), stats)
+    write_json(Path(seqio.utils.get_cached_stats_path(str(draft), "train")), stats)
     (draft / "COMPLETED").touch()
     draft.rename(first)
     for other in others:
         other.symlink_to(first)
-
-
-def _write_json(path: str, content: dict[str, object]) -> None:
-    Path(path).write_text(json.dumps(content), encoding="utf-8")
