@@ -14,8 +14,8 @@ from alexatm_jax.data.pipeline import ReaderConfig, open_reader
 from alexatm_jax.data.recipe import LocalText, TextRecipe, language_shares
 from alexatm_jax.data.seqio_cache import build_cache
 from alexatm_jax.data.seqio_recipe import register
-from alexatm_jax.data.tokenizer.training import train
 from alexatm_jax.data.vocabulary import Vocabulary
+from alexatm_jax.data.vocabulary.training import train
 from alexatm_jax.text.spoken import LANGUAGES
 
 DECLARATIONS = {

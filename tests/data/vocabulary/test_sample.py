@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alexatm_jax.data.recipe import language_shares
-from alexatm_jax.data.tokenizer.sample import (
+from alexatm_jax.data.vocabulary.sample import (
     ONE_HELD_OUT_IN,
     SampleConfig,
     allotment,

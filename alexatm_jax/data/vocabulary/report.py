@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from alexatm_jax.data.tokenizer.picture import draw_report
-from alexatm_jax.data.tokenizer.sample import ONE_HELD_OUT_IN, TextSample
 from alexatm_jax.data.vocabulary import Vocabulary
+from alexatm_jax.data.vocabulary.picture import draw_report
+from alexatm_jax.data.vocabulary.sample import ONE_HELD_OUT_IN, TextSample
 from alexatm_jax.text.preparation import FORMS
 from alexatm_jax.text.spoken import spoken
 from alexatm_jax.whole_files import write_json, write_whole

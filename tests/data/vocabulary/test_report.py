@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from alexatm_jax.data.tokenizer.report import (
+from alexatm_jax.data.vocabulary import SPECIAL_PIECES, train
+from alexatm_jax.data.vocabulary.report import (
     as_markdown,
     measure,
     report,
@@ -14,8 +15,7 @@ from alexatm_jax.data.tokenizer.report import (
     script,
     write_report,
 )
-from alexatm_jax.data.tokenizer.sample import SampleConfig, draw
-from alexatm_jax.data.vocabulary import SPECIAL_PIECES, train
+from alexatm_jax.data.vocabulary.sample import SampleConfig, draw
 from alexatm_jax.text.local_files import LocalFiles
 
 

@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
@@ -332,11 +331,3 @@ def _check_special_pieces(proto: Any, path: Path) -> None:
         f"{path} lacks the special pieces {missing}; near pieces are {near}; use a "
         f"vocabulary that has all of {list(SPECIAL_PIECES.values())}."
     )
-
-
-if __name__ == "__main__":
-    from alexatm_jax.data.tokenizer.training import main
-    from alexatm_jax.log_lines import print_log_lines
-
-    print_log_lines()
-    sys.exit(main())

@@ -8,10 +8,10 @@ import random
 
 import pytest
 
-from alexatm_jax.data.tokenizer import training as vocabulary_training
-from alexatm_jax.data.tokenizer.sample import SampleConfig, draw
-from alexatm_jax.data.tokenizer.training import VocabularyConfig, main, memory_bytes, read_pieces
 from alexatm_jax.data.vocabulary import SPECIAL_PIECES, Vocabulary
+from alexatm_jax.data.vocabulary import training as vocabulary_training
+from alexatm_jax.data.vocabulary.sample import SampleConfig, draw
+from alexatm_jax.data.vocabulary.training import VocabularyConfig, main, memory_bytes, read_pieces
 from alexatm_jax.text.local_files import LocalFiles
 
 SYLLABLES = {"de": "an be chi dor eß fü", "ja": "あ い う 漢 字 語", "te": "కి మీ దా రు ను లో"}

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexatm_jax.data.tokenizer.report import (
+from alexatm_jax.data.vocabulary import RESERVED_PIECE, SPECIAL_PIECES, Vocabulary, train
+from alexatm_jax.data.vocabulary.report import (
     as_markdown,
     check_held_out,
     report,
     report_paths,
     write_report,
 )
-from alexatm_jax.data.tokenizer.sample import SampleConfig, TextSample, draw
-from alexatm_jax.data.vocabulary import RESERVED_PIECE, SPECIAL_PIECES, Vocabulary, train
+from alexatm_jax.data.vocabulary.sample import SampleConfig, TextSample, draw
 from alexatm_jax.text.file_patterns import file_bytes, matching_files
 from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.spoken import check_language
