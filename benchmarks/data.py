@@ -180,7 +180,8 @@ def _timings(stages: Sequence[str], folder: Path, rounds: int) -> dict[str, list
         for stage in stages:
             own = cores[:2] if "2 processes" in stage else cores[-1:]
             log = folder / f"{stage.replace(' ', '_').replace('/', '_')}.log"
-            command = ["-m", "benchmarks.data_stages", stage, str(folder)]
+            module = "data_stages" if stage in OURS else "seqio_peer"
+            command = ["-m", f"benchmarks.{module}", stage, str(folder)]
             workers[stage] = Worker(command, log, own)
             stack.callback(workers[stage].close)
         for stage, worker in workers.items():

@@ -185,17 +185,10 @@ OURS: dict[str, Callable[[Path, Settings], Measure]] = {
 """Name of a stage to what prepares it."""
 
 
-def main(stage: str, folder: Path) -> None:
-    """Runs one stage as a worker; the peer's are those of `benchmarks.seqio_peer`."""
-    if stage in OURS:
-        prepare = OURS[stage]
-    else:
-        from benchmarks import seqio_peer  # imports TensorFlow
-
-        seqio_peer.use_one_thread()
-        prepare = seqio_peer.STAGES[stage]
+def serve_stage(prepare: Callable[[Path, Settings], Measure], folder: Path) -> None:
+    """Runs one stage as a worker, with the settings of the folder."""
     serve(lambda: prepare(folder, Settings.read(folder)))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    serve_stage(OURS[sys.argv[1]], Path(sys.argv[2]))

@@ -1,5 +1,7 @@
 """The same tasks through `seqio.get_dataset`, as a SeqIO user would read them.
 
+python -m benchmarks.seqio_peer STAGE FOLDER
+
 The objectives are ours, in NumPy, as everywhere. TensorFlow's thread pools have one thread, for
 the process has one core. Nothing is shuffled, which favours SeqIO: with 24 tasks its buffers of
 1000 examples each took 20 to 45 s of processor time to fill before the first batch.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,7 +24,15 @@ from alexatm_jax.data import cache
 from alexatm_jax.data.seqio_tasks import SeqioVocabulary, add_pretraining_tasks
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.whole_files import write_json
-from benchmarks.data_stages import OBJECTIVES, Measure, Settings, filled, repeated, text_path
+from benchmarks.data_stages import (
+    OBJECTIVES,
+    Measure,
+    Settings,
+    filled,
+    repeated,
+    serve_stage,
+    text_path,
+)
 
 
 def use_one_thread() -> None:
@@ -115,3 +126,8 @@ def _write_seqio_cache(folder: Path, corpus: str) -> None:
     draft.rename(first)
     for other in others:
         other.symlink_to(first)
+
+
+if __name__ == "__main__":
+    use_one_thread()
+    serve_stage(STAGES[sys.argv[1]], Path(sys.argv[2]))
