@@ -7,9 +7,8 @@ training and evaluation need.
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import seqio
@@ -19,12 +18,11 @@ from alexatm_jax.data.cache import MixtureSpec, PathLike, Provenance, TaskSpec
 from alexatm_jax.data.corpora import beam as beam_corpus
 from alexatm_jax.data.corpora import writing as corpus_writing
 from alexatm_jax.data.corpora.writing import CorpusJob
+from alexatm_jax.data.seqio_documents import SeqioDocuments
 from alexatm_jax.data.seqio_few_shot import SeqioFewShotTask
 from alexatm_jax.data.seqio_tasks import CachedDocuments, ObjectivePreprocessor, TokenizeDocuments
 from alexatm_jax.data.vocabulary import Vocabulary
 from alexatm_jax.evaluation.prompts import FewShotTask
-from alexatm_jax.text.documents import Intake
-from alexatm_jax.text.problems import Problems
 
 
 def registered(name: str) -> seqio.Task | seqio.Mixture:
@@ -62,47 +60,6 @@ def evaluation_payload(task_name: str) -> dict[str, Any]:
     }
     FewShotTask.from_payload(payload)
     return payload
-
-
-@dataclass(frozen=True)
-class SeqioDocuments:
-    """Documents of a SeqIO source, whose functions cannot be pickled: one unit, read in order.
-
-    Attributes:
-      source: yields examples with the feature "text".
-      split: which to read.
-      max_document_bytes: longer documents are reported and left out.
-    """
-
-    source: seqio.DataSourceInterface
-    split: str
-    max_document_bytes: int = 10 << 20
-
-    @property
-    def description(self) -> str:
-        # Where an object lies in memory tells nothing about what it reads.
-        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.source))
-
-    def units(self) -> list[dict[str, Any]]:
-        return [{"split": self.split}]
-
-    def documents(self, unit: Mapping[str, Any], problems: Problems) -> Iterator[str]:
-        """Reads the split; problems are reported with the number of the example.
-
-        Raises:
-          ValueError: if the source yields no "text".
-        """
-        dataset = self.source.get_dataset(split=unit["split"], shuffle=False)
-        if "text" not in dataset.element_spec:
-            raise ValueError(
-                f"{self.source!r} yields the features {sorted(dataset.element_spec)}; documents "
-                "are read from 'text'; rename the feature in the source."
-            )
-        intake = Intake(f"{self.description}, {self.split}", problems, self.max_document_bytes)
-        for index, example in enumerate(dataset.as_numpy_iterator()):
-            text = intake.text(example["text"], index)
-            if text is not None:
-                yield text
 
 
 def mixture_spec(
@@ -162,7 +119,7 @@ def build_cache(
       mixture_name: a registered mixture or pre-training task.
       evaluation_tasks: names of registered few-shot tasks.
       max_documents: read only so many from each source.
-      num_workers: the most processes to start; see `corpus_writing.write_corpora`.
+      num_workers: the most processes to start; see `corpora.writing.write_corpora`.
       on_problem: "skip" leaves unusable text out and reports it, "stop" raises TextError.
       beam_options: has Apache Beam write the corpora, with these pipeline options.
 

@@ -1,7 +1,7 @@
 """Joins documents to SeqIO and to TensorFlow Datasets.
 
-`TfdsDocuments` reads prepared TFDS data as documents of ours; `DocumentDataSource` gives any
-documents of ours to SeqIO.
+`TfdsDocuments` and `SeqioDocuments` read prepared TFDS data and SeqIO's sources as documents of
+ours; `DocumentDataSource` gives any documents of ours to SeqIO.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,47 @@ import tensorflow_datasets as tfds
 
 from alexatm_jax.text.documents import DocumentSource, Intake
 from alexatm_jax.text.problems import Problems, TextError
+
+
+@dataclass(frozen=True)
+class SeqioDocuments:
+    """Documents of a SeqIO source, whose functions cannot be pickled: one unit, read in order.
+
+    Attributes:
+      source: yields examples with the feature "text".
+      split: which to read.
+      max_document_bytes: longer documents are reported and left out.
+    """
+
+    source: seqio.DataSourceInterface
+    split: str
+    max_document_bytes: int = 10 << 20
+
+    @property
+    def description(self) -> str:
+        # Where an object lies in memory tells nothing about what it reads.
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(self.source))
+
+    def units(self) -> list[dict[str, Any]]:
+        return [{"split": self.split}]
+
+    def documents(self, unit: Mapping[str, Any], problems: Problems) -> Iterator[str]:
+        """Reads the split; problems are reported with the number of the example.
+
+        Raises:
+          ValueError: if the source yields no "text".
+        """
+        dataset = self.source.get_dataset(split=unit["split"], shuffle=False)
+        if "text" not in dataset.element_spec:
+            raise ValueError(
+                f"{self.source!r} yields the features {sorted(dataset.element_spec)}; documents "
+                "are read from 'text'; rename the feature in the source."
+            )
+        intake = Intake(f"{self.description}, {self.split}", problems, self.max_document_bytes)
+        for index, example in enumerate(dataset.as_numpy_iterator()):
+            text = intake.text(example["text"], index)
+            if text is not None:
+                yield text
 
 
 @dataclass(frozen=True)
