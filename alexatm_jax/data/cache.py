@@ -7,7 +7,7 @@
     {cache_dir}/evaluation/{task}.json
 
 Training and evaluation read it without TensorFlow or SeqIO. Everything is written under a
-temporary name and renamed, so that nothing half-written can pass for whole; `corpus_writing`
+temporary name and renamed, so that nothing half-written can pass for whole; `corpora.writing`
 writes the corpora.
 """
 
@@ -133,6 +133,11 @@ class MixtureSpec:
                 "each with its own name."
             )
 
+    @property
+    def corpora(self) -> list[str]:
+        """Names of the corpora that the tasks read, each once."""
+        return list(dict.fromkeys(task.corpus for task in self.tasks))
+
 
 @dataclass(frozen=True)
 class CachedCorpus:
@@ -210,10 +215,14 @@ def read_corpus(cache_dir: PathLike, corpus: str) -> CachedCorpus:
     return CachedCorpus(provenance, source)
 
 
-def read_provenances(cache_dir: PathLike, spec: MixtureSpec) -> dict[str, Provenance]:
-    """Reads what was counted in each corpus of a mixture, by its name; errors as `read_corpus`."""
-    names = dict.fromkeys(task.corpus for task in spec.tasks)
-    return {name: read_corpus(cache_dir, name).provenance for name in names}
+def read_corpora(cache_dir: PathLike, names: Iterable[str]) -> dict[str, CachedCorpus]:
+    """Opens corpora by name, such as `MixtureSpec.corpora`; errors as `read_corpus`."""
+    return {name: read_corpus(cache_dir, name) for name in names}
+
+
+def read_provenances(cache_dir: PathLike, names: Iterable[str]) -> dict[str, Provenance]:
+    """Reads what was counted in each of these corpora; errors as `read_corpus`."""
+    return {name: corpus.provenance for name, corpus in read_corpora(cache_dir, names).items()}
 
 
 def write_mixture(cache_dir: PathLike, spec: MixtureSpec) -> None:

@@ -56,7 +56,7 @@ def as_json(
     Raises:
       ValueError: if the counts of a corpus are missing.
     """
-    if missing := sorted({task.corpus for task in spec.tasks} - set(provenances)):
+    if missing := sorted(set(spec.corpora) - set(provenances)):
         raise ValueError(
             f"mixture {spec.mixture!r} has the corpora {missing}, whose counts are not given; "
             "pass the provenance of each."

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from alexatm_jax.batch import Batch
-from alexatm_jax.data.cache import read_corpus, read_mixture, read_vocabulary
+from alexatm_jax.data.cache import read_corpora, read_mixture, read_vocabulary
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import Packing
 from alexatm_jax.data.streams import Part, Source, Stream
@@ -263,7 +263,7 @@ def open_reader(
         with different vocabularies, or as in BatchReader.
     """
     spec = read_mixture(cache_dir, mixture)
-    corpora = {task.corpus: read_corpus(cache_dir, task.corpus).source for task in spec.tasks}
+    corpora = {name: held.source for name, held in read_corpora(cache_dir, spec.corpora).items()}
     special = read_vocabulary(cache_dir).special
     return BatchReader(corpora, spec.tasks, special, config, host_index, host_count)
 

@@ -161,7 +161,7 @@ def _rate_in_examples(recipe: TextRecipe, task: seqio.Task) -> float:
 
 @functools.lru_cache(maxsize=8)  # SeqIO asks for the rate of each task apart
 def _counts(folder: str, corpora: tuple[str, ...]) -> dict[str, cache.Provenance]:
-    return {name: cache.read_corpus(folder, name).provenance for name in corpora}
+    return cache.read_provenances(folder, corpora)
 
 
 def _benchmark_ngrams(recipe: TextRecipe, folder: Path) -> str | None:

@@ -69,7 +69,8 @@ def build_cache(
             on_problem=on_problem,
             beam_options=beam_options,
         )
-    logger.info("%s", mixture_report.table(spec, cache.read_provenances(data.cache_dir, spec)))
+    provenances = cache.read_provenances(data.cache_dir, spec.corpora)
+    logger.info("%s", mixture_report.table(spec, provenances))
     return spec
 
 
@@ -79,7 +80,8 @@ def open_cache(data: DataConfig) -> cache.MixtureSpec:
         if is_cached(data):
             spec = cache.read_mixture(data.cache_dir, data.mixture_or_task_name)
             if data.recipe:
-                data.recipe.check_cached(spec, cache.read_provenances(data.cache_dir, spec))
+                provenances = cache.read_provenances(data.cache_dir, spec.corpora)
+                data.recipe.check_cached(spec, provenances)
             return spec
         seqio_cache = check_can_build(data, largest=data.max_documents)
         return _write_cache(seqio_cache, data, num_workers=_num_cores())

@@ -159,7 +159,7 @@ def _report_mixture(
     Raises:
       ValueError: if it would read some of it more often than `max_epochs` allows.
     """
-    provenances = cache.read_provenances(cache_dir, mixture)
+    provenances = cache.read_provenances(cache_dir, mixture.corpora)
     target_tokens = train_steps * config.batch_size * config.decoder_length
     logger.info("%s", mixture_report.table(mixture, provenances, target_tokens))
     # Rows are never emptier than this, so what is too much here is too much.

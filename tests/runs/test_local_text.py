@@ -67,7 +67,7 @@ def test_text_is_cached_by_the_recipe(folder, log):
     spec = cache.read_mixture(folder / "cache", "mine")
     corpora = {f"mine_{language}_{form}" for language in ("de", "ja") for form in FORMS}
     assert {task.corpus for task in spec.tasks} == corpora
-    counts = cache.read_provenances(folder / "cache", spec)
+    counts = cache.read_provenances(folder / "cache", spec.corpora)
     german, japanese = counts["mine_de_written"], counts["mine_ja_written"]
     # 60 documents of 2 sentences, and "So! Niemand."
     assert (german.num_documents, german.num_sentences) == (61, 122)

@@ -1,6 +1,6 @@
 """Writes corpora with Apache Beam, on as many machines as its runner has.
 
-Beam shares out what `corpus_writing` shares out to processes, one unit of a source at a time, and
+Beam shares out what `writing` shares out to processes, one unit of a source at a time, and
 the corpora are the same, byte for byte. Every worker writes its shards into the cache folder, which
 must therefore lie on a filesystem that this machine and all of them see under one absolute path
 (NFS, Lustre, Filestore), as must the files of a local source; and every worker needs alexatm_jax.
@@ -39,7 +39,7 @@ from alexatm_jax.data.corpora.writing import run_here
 def write_corpora(
     cache_dir: PathLike, jobs: Sequence[CorpusJob], *, options: Sequence[str] = ()
 ) -> dict[str, Provenance]:
-    """Writes corpora as `corpus_writing.write_corpora` does, units in Beam's workers.
+    """Writes corpora as `writing.write_corpora` does, units in Beam's workers.
 
     Sources that cannot be pickled, and jobs with `max_documents`, are read in this process.
 

@@ -57,7 +57,7 @@ def write_corpora(
       num_workers: the most processes to start, for the units of all jobs. With one worker or one
         unit it is done in this process, as are sources that cannot be pickled and jobs with
         `max_documents`.
-      run: does the tasks instead, where given; see `beam_corpus`.
+      run: does the tasks instead, where given; see `beam`.
 
     Returns:
       By corpus, what was written or kept.

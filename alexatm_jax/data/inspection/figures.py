@@ -115,7 +115,7 @@ def inspect_mixture(
         )
     spec = cache.read_mixture(cache_dir, mixture)
     vocabulary = cache.read_vocabulary(cache_dir)
-    corpora = {task.corpus: cache.read_corpus(cache_dir, task.corpus) for task in spec.tasks}
+    corpora = cache.read_corpora(cache_dir, spec.corpora)
     sources = {name: corpus.source for name, corpus in corpora.items()}
     reader = BatchReader(sources, spec.tasks, vocabulary.special, config)
     encoder_fill, decoder_fill, seconds = _read(reader, num_batches)

@@ -209,7 +209,7 @@ def train(
 
     Args:
       sentences: NFC texts, held in memory by SentencePiece. Words of 2^16 characters make it
-        fail, or abort the process: `text_sample.draw` cuts them.
+        fail, or abort the process: `sample.draw` cuts them.
       path: file to write.
       size: number of pieces, all kinds of them included.
       model_type: "bpe" or "unigram". Unigram, the paper's choice, needs a large lexicon: it

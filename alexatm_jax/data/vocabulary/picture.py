@@ -26,7 +26,7 @@ _PANELS = (
 
 
 def draw_report(content: Mapping[str, Any], path: Path) -> None:
-    """Draws what `vocabulary_report.report` gives as a PNG of 1600 x 1150 pixels.
+    """Draws what `report.report` gives as a PNG of 1600 x 1150 pixels.
 
     Above, a panel per figure with two bars per language, spoken and written. Below, what the
     sample took of each language, how many pieces each uses, and what the pieces are.
