@@ -86,6 +86,20 @@ class AdamW:
     weight_decay: float = 0.1
     clip_norm: float | None = 1.0
 
+    def direction(self, specs: Any) -> optax.GradientTransformation:
+        """Gives the update at learning rate 1, before clipping: Adam's and the decay's, negated.
+
+        Args:
+          specs: logical axis names of the parameters that it gets, possibly only part of a
+            model's, as `nn.get_partition_spec` gives them.
+        """
+        del specs  # Adam treats every element alike
+        return optax.chain(
+            optax.scale_by_adam(self.b1, self.b2, self.epsilon),
+            optax.add_decayed_weights(self.weight_decay, decay_mask),
+            optax.scale(-1.0),
+        )
+
     def transformation(self) -> optax.GradientTransformation:
         """Gives the optax transformation of a parameter tree."""
         adamw = optax.adamw(
