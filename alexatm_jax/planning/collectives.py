@@ -13,25 +13,8 @@ import re
 from collections.abc import Iterator
 from typing import Literal
 
-from alexatm_jax.planning.hlo import (
-    Instruction,
-    Program,
-    Scope,
-    read_program,
-    shape_bytes,
-    trace,
-    trip_count,
-)
-
-KINDS = (
-    "all-gather",
-    "reduce-scatter",
-    "all-reduce",
-    "all-to-all",
-    "ragged-all-to-all",
-    "collective-permute",
-    "collective-broadcast",
-)
+from alexatm_jax.hlo import COLLECTIVES, Instruction, Program, read_program, shape_bytes
+from alexatm_jax.planning.loops import Scope, trace, trip_count
 
 Bound = Literal["exact", "at most", "at least", "estimate"]
 
@@ -41,8 +24,8 @@ class Collective:
     """All collectives of one kind among as many devices, in one call of a program.
 
     Attributes:
-      kind: one of `KINDS`. An all-reduce whose result is cut at once into the devices' own parts,
-        which TPUs fuse and never make whole, is a reduce-scatter.
+      kind: one of `hlo.COLLECTIVES`. An all-reduce whose result is cut at once into the devices'
+        own parts, which TPUs fuse and never make whole, is a reduce-scatter.
       group_size: the devices among which each of them runs; 2 for a permute, from one to another.
       count: how many each device executes.
       bytes: per device, the sum over these of the whole array: what comes out of an all-gather,
@@ -70,7 +53,7 @@ def read_collectives(hlo_text: str) -> tuple[Collective, ...]:
       hlo_text: from `jax.stages.Compiled.as_text()`.
 
     Returns:
-      One entry per kind and group size, in the order of `KINDS`, the most bytes first.
+      One entry per kind and group size, in the order of `COLLECTIVES`, the most bytes first.
 
     Raises:
       ValueError: if the text holds no program, or devices in a notation that is not known.
@@ -82,7 +65,7 @@ def read_collectives(hlo_text: str) -> tuple[Collective, ...]:
         if found.group_size > 1:
             tallies[found.kind, found.group_size].add(found)
     rows = [tally.row(*key) for key, tally in tallies.items()]
-    return tuple(sorted(rows, key=lambda row: (KINDS.index(row.kind), -row.bytes)))
+    return tuple(sorted(rows, key=lambda row: (COLLECTIVES.index(row.kind), -row.bytes)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +147,7 @@ def _holders(program: Program) -> set[str]:
 def _kind(instruction: Instruction) -> str | None:
     """Gives the kind of a collective; None for other instructions and for second halves."""
     kind = instruction.opcode.removesuffix("-start")
-    return kind if kind in KINDS else None
+    return kind if kind in COLLECTIVES else None
 
 
 def _walk(scope: Scope, holders: set[str]) -> Iterator[_Found]:

@@ -164,7 +164,7 @@ def plan_program(name: str, job: Job, machine: Machine) -> ProgramPlan:
         fits = machine.fits(needed)
     except DoesNotFit as refused:
         needed, fits = refused.needed_bytes, False
-    peak = machine.topology.peak_flops
+    peak = machine.topology.peak(job.model.dtype)
     return ProgramPlan(
         name,
         program.description,

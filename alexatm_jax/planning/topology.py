@@ -20,44 +20,12 @@ from typing import Literal
 
 import jax
 
-GIB = 2**30
+from alexatm_jax.hardware import GPUS, TPUS, Chip, chip_of
 
-
-@dataclasses.dataclass(frozen=True)
-class _Chip:
-    """What data sheets and compilers say of a device as JAX sees it.
-
-    Attributes:
-      memory_bytes: what programs can use. For TPUs, what the compiler of libtpu 0.0.42 says is
-        available when a program is too large; for GPUs, what the driver reports in all.
-      peak_flops: dense bfloat16 operations per second, from the data sheet.
-    """
-
-    device_name: str
-    memory_bytes: int
-    peak_flops: float
-
-
-# cloud.google.com/tpu/docs/v4, v5p, v5e, v6e: "peak compute per chip (bf16)". A v4 or v5p chip has
-# two cores that act as one device ("megacore"); v5e and v6e chips have one core.
-_TPUS = {
-    "v4": _Chip("TPU v4", int(30.75 * GIB), 275e12),
-    "v5p": _Chip("TPU v5p", int(95.74 * GIB), 459e12),
-    "v5e": _Chip("TPU v5e", int(15.75 * GIB), 197e12),
-    "v6e": _Chip("TPU v6e", int(31.25 * GIB), 918e12),
-}
 _ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
 _MEGACORE = ("v4", "v5p")
 _MOST_CHIPS = {"v4": 4096, "v5p": 6144, "v5e": 256, "v6e": 256}
 """Of one slice; from the same pages. The compiler would take more."""
-
-# NVIDIA data sheets of the SXM modules: BFLOAT16 tensor cores, without sparsity.
-_GPUS = {
-    "a100-40gb": _Chip("NVIDIA A100 40 GB", 40960 * 2**20, 312e12),
-    "a100": _Chip("NVIDIA A100 80 GB", 81920 * 2**20, 312e12),
-    "h100": _Chip("NVIDIA H100", 81559 * 2**20, 989e12),
-    "h200": _Chip("NVIDIA H200", 143771 * 2**20, 989e12),
-}
 
 # What XLA:GPU asks of a device, from NVIDIA's tuning guides and white papers of Ampere and Hopper:
 # cores, their arithmetic units, shared memory per core, clock (GHz), L2 (MiB), bandwidth (GB/s).
@@ -70,7 +38,7 @@ _GPU_CORES = {
 GPUS_PER_HOST = 8
 
 KNOWN = "cpu:N, tpu:v4:XxYxZ, tpu:v5p:XxYxZ, tpu:v5e:XxY, tpu:v6e:XxY, " + ", ".join(
-    f"gpu:{name}:N" for name in _GPUS
+    f"gpu:{name}:N" for name in GPUS
 )
 
 
@@ -82,8 +50,8 @@ class Topology:
       text: what was asked for, such as "tpu:v4:4x4x8"; "present" for the devices that are here.
       num_devices: as JAX counts them: chips, for TPUs.
       memory_bytes: of a device, as far as programs can use it; None where nothing bounds it.
-      peak_flops: dense bfloat16 operations per second of a device, from data sheets; None if not
-        known.
+      peak_flops, float32_flops: dense operations per second of a device on bfloat16 and on float32
+        operands, see `hardware.Chip`; None if not known.
       compiler: what compiles, and how far its figures hold.
     """
 
@@ -94,6 +62,11 @@ class Topology:
     memory_bytes: int | None
     peak_flops: float | None
     compiler: str
+    float32_flops: float | None = None
+
+    def peak(self, dtype: str) -> float | None:
+        """Gives a device's FLOP/s for operands of "bfloat16" or "float32"; None if not known."""
+        return self.peak_flops if dtype == "bfloat16" else self.float32_flops
 
 
 def parse_topology(text: str | None) -> Topology:
@@ -111,19 +84,31 @@ def parse_topology(text: str | None) -> Topology:
         compiler = "XLA:CPU, simulated devices; temporaries and collectives are indicative"
         return Topology(text, "cpu", int(rest), "simulated CPU device", None, None, compiler)
     kind, _, size = rest.partition(":")
-    if platform == "gpu" and kind in _GPUS and re.fullmatch(r"[1-9]\d*", size):
-        chip, compiler = _GPUS[kind], _gpu_compiler()
+    if platform == "gpu" and kind in GPUS and re.fullmatch(r"[1-9]\d*", size):
+        chip, compiler = GPUS[kind], _gpu_compiler()
         memory = int(chip.memory_bytes * _gpu_memory_fraction())
-        name, peak = chip.device_name, chip.peak_flops
-        return Topology(text, "gpu", int(size), name, memory, peak, compiler)
+        return _of_chips(text, "gpu", int(size), chip, memory, compiler)
     kind = _ALIASES.get(kind, kind)
-    if platform == "tpu" and kind in _TPUS and (shape := _slice(text, kind, size)):
-        chip, count, compiler = _TPUS[kind], math.prod(shape), "XLA:TPU, without the TPU"
-        name, memory, peak = chip.device_name, chip.memory_bytes, chip.peak_flops
-        return Topology(text, "tpu", count, name, memory, peak, compiler)
+    if platform == "tpu" and kind in TPUS and (shape := _slice(text, kind, size)):
+        chip, count, compiler = TPUS[kind], math.prod(shape), "XLA:TPU, without the TPU"
+        return _of_chips(text, "tpu", count, chip, chip.memory_bytes, compiler)
     raise ValueError(
         f"--topology={text!r} names no known machine; write one of {KNOWN}, or leave it out for "
         "the devices that are here."
+    )
+
+
+def _of_chips(
+    text: str,
+    platform: Literal["tpu", "gpu"],
+    count: int,
+    chip: Chip,
+    memory_bytes: int,
+    compiler: str,
+) -> Topology:
+    peaks = chip.bfloat16_flops, chip.float32_flops
+    return Topology(
+        text, platform, count, chip.device_name, memory_bytes, peaks[0], compiler, peaks[1]
     )
 
 
@@ -229,7 +214,7 @@ def _described(
 
 def _gpu_target(kind: str) -> str:
     """Describes a GPU to XLA, as the text of its `GpuTargetConfigProto`."""
-    chip = _GPUS[kind]
+    chip = GPUS[kind]
     generation, cores, units, shared_kib, clock, l2_mib, bandwidth = _GPU_CORES[kind]
     device = {
         "threads_per_block_limit": 1024,
@@ -280,23 +265,14 @@ def _present() -> Topology:
     devices = jax.devices()
     first = devices[0]
     platform = first.platform.upper()
-    known = [chip for chip in (*_TPUS.values(), *_GPUS.values()) if _is(first, chip)]
+    chip = chip_of(first)
     return Topology(
         "present",
         "present",
         len(devices),
         first.device_kind,
         None if platform == "CPU" else (first.memory_stats() or {}).get("bytes_limit"),
-        known[0].peak_flops if known else None,
+        chip and chip.bfloat16_flops,
         f"XLA:{platform}, {len(devices)} devices here",
-    )
-
-
-def _is(device: jax.Device, chip: _Chip) -> bool:
-    """Says whether a device that is here is of a kind in the tables."""
-    kind = {"TPU v5": "TPU v5p", "TPU v5 lite": "TPU v5e", "TPU v6 lite": "TPU v6e"}.get(
-        device.device_kind, device.device_kind
-    )
-    return kind == chip.device_name or (
-        device.platform == "gpu" and kind.startswith(" ".join(chip.device_name.split()[:2]))
+        chip and chip.float32_flops,
     )

@@ -57,7 +57,7 @@ def make_machine():
     """Makes eight devices, with so many bytes of memory each and 1 GFLOP/s."""
 
     def make(usable_bytes: int | None = None) -> Machine:
-        topology = Topology("eight", "cpu", 8, "toy", None, 1e9, "XLA:CPU")
+        topology = Topology("eight", "cpu", 8, "toy", None, 2e9, "XLA:CPU", 1e9)
         return Machine(topology, jax.devices()[:8], usable_bytes)
 
     return make

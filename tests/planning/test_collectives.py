@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from alexatm_jax.hlo import read_program, shape_bytes
 from alexatm_jax.planning.collectives import Collective, read_collectives
-from alexatm_jax.planning.hlo import read_program, shape_bytes
 from alexatm_jax.planning.topology import make_devices, parse_topology
 
 TEXTS = Path(__file__).parent / "hlo"

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental import topologies
 
+from alexatm_jax.hardware import GPUS
 from alexatm_jax.planning import topology
 from alexatm_jax.planning.topology import make_devices, parse_topology
 
@@ -152,8 +153,8 @@ def test_gpu_devices_without_a_gpu(tmp_path):
     assert done.stdout.split()[:2] == ["16", "gpu"], done.stderr
 
 
-@pytest.mark.parametrize("kind", topology._GPUS)
+@pytest.mark.parametrize("kind", GPUS)
 def test_gpus_are_described_to_their_compiler(kind):
     text = topology._gpu_target(kind)
-    assert f"device_memory_size: {topology._GPUS[kind].memory_bytes} " in text
+    assert f"device_memory_size: {GPUS[kind].memory_bytes} " in text
     assert text.count("{") == text.count("}") == 2
