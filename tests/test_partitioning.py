@@ -129,7 +129,7 @@ def test_placed_params_are_the_model_unboxed():
 
 def test_each_parameter_that_does_not_divide_is_named():
     mesh = Partitioning(1, 1, 8).make_mesh()
-    with pytest.raises(ValueError, match="do not divide over the mesh") as refused:
+    with pytest.raises(ValueError, match="cannot be placed on the mesh") as refused:
         Partitioning().param_shardings(boxed(d_ff=20), mesh)
     lines = [line.strip() for line in str(refused.value).splitlines()[1:]]
     name = "['decoder']['layers']['cross_attention']['query']['kernel']"

@@ -32,7 +32,7 @@ def opt_state_shardings(
       NamedShardings in the shape of `transformation.init(params)`.
     """
     places = {
-        _names(path): (leaf.shape, sharding)
+        _names(path): (leaf.shape, sharding.spec)
         for (path, leaf), sharding in zip(
             jax.tree_util.tree_leaves_with_path(abstract_params),
             jax.tree.leaves(param_shardings),
@@ -45,7 +45,7 @@ def opt_state_shardings(
         # optax wraps trees of the parameters' structure into its own, dicts among them.
         for start in range(len(names)):
             if names[start:] in places:
-                return _beside(leaf.shape, *places[names[start:]])
+                return NamedSharding(mesh, _beside(leaf.shape, *places[names[start:]]))
         return replicated(mesh)
 
     state = jax.eval_shape(transformation.init, abstract_params)
@@ -57,14 +57,11 @@ def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def _beside(
-    shape: tuple[int, ...], param_shape: tuple[int, ...], sharding: NamedSharding
-) -> NamedSharding:
+    shape: tuple[int, ...], param_shape: tuple[int, ...], spec: PartitionSpec
+) -> PartitionSpec:
     """Keeps the mesh axes of the dimensions that are the parameter's; any others are whole."""
     if len(shape) != len(param_shape):
-        return replicated(sharding.mesh)
-    spec = (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec)))
-    kept = (
-        axes if size == whole else None
-        for size, whole, axes in zip(shape, param_shape, spec, strict=True)
-    )
-    return NamedSharding(sharding.mesh, PartitionSpec(*kept))
+        return PartitionSpec()
+    axes = (*spec, *(None,) * (len(shape) - len(spec)))
+    sizes = zip(shape, param_shape, axes, strict=True)
+    return PartitionSpec(*(place if size == whole else None for size, whole, place in sizes))
