@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ def summarise(
     seconds: float,
     input_wait_seconds: float,
     learning_rate: float,
+    frozen: Collection[str] = (),
+    peak_flops: float | None = None,
 ) -> Row:
     """Turns a period's sums into the numbers of its progress line.
 
@@ -39,10 +41,14 @@ def summarise(
       timed_steps: steps that `seconds` covers; fewer than summed if the run began within.
       seconds: wall time of these steps, the last one finished.
       input_wait_seconds: the part spent waiting for batches.
+      frozen: parts of the model that these steps did not train, see `model.flops`.
+      peak_flops: of all devices together, FLOP/s; None if not known.
 
     Returns:
       Losses in nats per target token, for each objective that had any; throughput in encoder and
-      decoder tokens per second, padding excluded, and in model FLOP/s; `input_wait` as a share.
+      decoder tokens per second, padding excluded, and in model FLOP/s; `input_wait` as a share;
+      with a peak, `mfu`, the model FLOPs as a share of it (arXiv:2204.02311, App. B): what must
+      be computed on tokens, never recomputation.
     """
     steps = float(sums["steps"])
     row: Row = {"step": step, "loss": float(sums["loss"].sum() / max(sums["weight"].sum(), 1))}
@@ -55,13 +61,16 @@ def summarise(
     )
     timed_share = timed_steps / steps
     tokens = work.encoder_tokens + work.decoder_tokens
+    flops_per_second = training_flops(config, work, frozen) * timed_share / seconds
+    if peak_flops is not None:
+        row["mfu"] = flops_per_second / peak_flops
     return row | {
         "learning_rate": learning_rate,
         "gradient_norm": float(sums["gradient_norm"]) / steps,
         "encoder_tokens": work.encoder_tokens,
         "decoder_tokens": work.decoder_tokens,
         "tokens_per_second": tokens * timed_share / seconds,
-        "model_flops_per_second": training_flops(config, work) * timed_share / seconds,
+        "model_flops_per_second": flops_per_second,
         "input_wait": input_wait_seconds / seconds,
         "seconds": seconds,
         "eta_seconds": (total_steps - step) * seconds / timed_steps,
@@ -73,11 +82,14 @@ def line(row: Row, total_steps: int) -> str:
     losses = "  ".join(
         f"{name} {row[f'loss/{name}']:.3f}" for name in OBJECTIVES if f"loss/{name}" in row
     )
+    if "validation_loss" in row:
+        losses += f"  validation {row['validation_loss']:.3f}"
+    mfu = f"MFU {100 * row['mfu']:.1f} %  " if "mfu" in row else ""
     minutes, seconds = divmod(round(row["eta_seconds"]), 60)
     return (
         f"step {row['step']:.0f}/{total_steps}  loss: {losses}  "
         f"{row['tokens_per_second']:,.0f} tok/s  "
-        f"{_engineering(row['model_flops_per_second'])}FLOP/s  "
+        f"{_engineering(row['model_flops_per_second'])}FLOP/s  {mfu}"
         f"input wait {row['input_wait']:.0%}  ETA {minutes}:{seconds:02d}"
     )
 
@@ -98,6 +110,7 @@ class ProgressLog:
     def __init__(self, directory: str | Path, restored_step: int, total_steps: int):
         directory = Path(directory)
         self.total_steps = total_steps
+        self._peak_seconds = self._timed_seconds = 0.0
         self._path = directory / "metrics.jsonl"
         _drop_rows_after(self._path, restored_step)
         self._file = self._path.open("a", encoding="utf-8")
@@ -110,9 +123,16 @@ class ProgressLog:
         logger.info("%s", line(row, self.total_steps))
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
+        self._timed_seconds += row["seconds"]
+        self._peak_seconds += row.get("mfu", 0.0) * row["seconds"]
         for name, value in row.items():
             if name != "step":
                 self._board.add_scalar(name, value, int(row["step"]))
+
+    @property
+    def mfu(self) -> float | None:
+        """The mean over the time of all rows written, if they have one."""
+        return self._peak_seconds / self._timed_seconds if self._peak_seconds else None
 
     def close(self) -> None:
         """Flushes both."""

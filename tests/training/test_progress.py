@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from alexatm_jax.model.flops import Work, training_flops
+from alexatm_jax.model.flops import ENCODER_PARTS, Work, training_flops
 from alexatm_jax.training.progress import ProgressLog, line, summarise
 
 SUMS = {
@@ -25,7 +25,7 @@ SUMS = {
 
 @pytest.fixture
 def row_of(tiny):
-    def make(timed_steps=4, **changes):
+    def make(timed_steps=4, frozen=(), peak_flops=None, **changes):
         return summarise(
             SUMS | changes,
             config=tiny().config,
@@ -35,6 +35,8 @@ def row_of(tiny):
             seconds=2.0,
             input_wait_seconds=0.5,
             learning_rate=0.25,
+            frozen=frozen,
+            peak_flops=peak_flops,
         )
 
     return make
@@ -71,6 +73,23 @@ def test_rates_are_those_of_the_steps_timed(row_of):
     assert half["eta_seconds"] == whole["eta_seconds"] * 2
 
 
+def test_mfu_counts_neither_padding_nor_what_is_frozen(tiny, row_of):
+    flops = training_flops(tiny().config, Work(20, 14, 100, 60, 90), ENCODER_PARTS)
+    row = row_of(frozen=ENCODER_PARTS, peak_flops=flops)
+    assert row["mfu"] == 1 / 2  # seconds
+    assert row["model_flops_per_second"] == flops / 2 < row_of()["model_flops_per_second"]
+    assert "  MFU 50.0 %  input wait" in line(row, 20)
+
+
+def test_the_log_knows_the_mean_mfu(tmp_path, row_of):
+    log = ProgressLog(tmp_path, restored_step=0, total_steps=9)
+    assert log.mfu is None
+    for seconds, mfu in ((1.0, 0.2), (3.0, 0.4)):
+        log.write(row_of() | {"seconds": seconds, "mfu": mfu})
+    log.close()
+    assert log.mfu == pytest.approx(0.35)
+
+
 def test_an_objective_without_tokens_has_no_loss(row_of):
     row = row_of(loss=np.array([0.0, 8.0]), weight=np.array([0.0, 4.0]))
     assert "loss/denoising" not in row and row["loss"] == row["loss/clm"] == 2
@@ -82,6 +101,7 @@ def test_the_line_shows_what_one_watches(row_of):
         "step 12/20  loss: denoising 3.000  clm 2.000  17 tok/s  3.2 TFLOP/s  "
         "input wait 25%  ETA 2:05"
     )
+    assert "clm 2.000  validation 2.500  17 tok/s" in line(row_of() | {"validation_loss": 2.5}, 20)
 
 
 @pytest.mark.parametrize(
