@@ -10,7 +10,6 @@ import importlib.util
 import itertools
 import json
 import logging
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -36,6 +35,7 @@ from benchmarks.timing import (
     available_cores,
     cpu_ratio,
     in_turns,
+    machine,
     median_cpu_rate,
     median_rate,
     ratio,
@@ -121,7 +121,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "settings": asdict(settings) | {"rounds": options.rounds},
         "text": text,
         "versions": versions("numpy", "sentencepiece", "grain", "seqio", "tensorflow"),
-        "machine": {"cores": len(available_cores()), "processor": platform.processor()},
+        "machine": machine(),
     }
 
 

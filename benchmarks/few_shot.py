@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from alexatm_jax.data.vocabulary import SpecialIds
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.decoding.text_model import TextModel
 from alexatm_jax.model import ModelConfig, Transformer
-from benchmarks.timing import Timing, available_cores, in_turns, median_rate, ratio, timed, versions
+from benchmarks.timing import Timing, in_turns, machine, median_rate, ratio, timed, versions
 
 MODEL = "models/small.gin"
 BATCH_SIZE = 8
@@ -315,7 +314,7 @@ def measure(bench: Bench, names: Sequence[str], rounds: int) -> dict[str, Any]:
         },
         "batch_size": BATCH_SIZE,
         "versions": versions("jax", "jaxlib", "flax", "numpy"),
-        "machine": {"cores": len(available_cores()), "processor": platform.processor()},
+        "machine": machine(),
     }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import signal
 import subprocess
 import sys
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from statistics import median
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +70,11 @@ def timed(step: Callable[[], float], seconds: float = 0.0, *, warm_up: float = 0
     return Timing(amount, time.perf_counter() - start, _cpu_seconds() - cpu_start)
 
 
+def repeated(step: Callable[[], float], steps: int) -> Callable[[], Timing]:
+    """Gives a measurement of so many steps; a step tells the amount it did."""
+    return lambda: timed(lambda: sum(step() for _ in range(steps)))
+
+
 def _cpu_seconds() -> float:
     return time.process_time() + sum(os.times()[2:4])  # the latter of children
 
@@ -83,20 +90,35 @@ class Worker:
         it calls `serve`.
       log: file for all that it prints.
       cores: to run on, where the system can pin processes; all by default.
+      python: what runs it, where a peer has a virtual environment of its own.
+      environment: variables that are set besides; by default accelerators are hidden.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, cores: Sequence[int] = ()) -> None:
-        self._command, self._log = list(command), log
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        cores: Sequence[int] = (),
+        *,
+        python: str = sys.executable,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._command, self._log = [python, *command], log
+        chosen = dict(_CPU_ALONE if environment is None else environment)
         threads = {name: "1" for name in _THREADS} if len(cores) == 1 else {}
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *command],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
                 text=True,
                 cwd=ROOT,
-                env=os.environ | _QUIET | threads | {_CORES: ",".join(map(str, cores))},
+                env=os.environ
+                | _QUIET
+                | environment
+                | threads
+                | {_CORES: ",".join(map(str, cores))},
             )
 
     @property
@@ -104,14 +126,18 @@ class Worker:
         """Number of the process."""
         return self._process.pid
 
-    def ready(self) -> None:
+    def ready(self) -> dict[str, str]:
         """Waits until preparation is done.
+
+        Returns:
+          The versions that the worker told to `serve`.
 
         Raises:
           BenchmarkError: if the process ended instead; with the end of its log.
         """
-        self._answer()
+        found = self._answer()
         self._send_signal("SIGSTOP")
+        return found
 
     def measure(self) -> Timing:
         """Has one measurement taken.
@@ -129,17 +155,26 @@ class Worker:
         self._send_signal("SIGSTOP")
         return timing
 
+    def peak_bytes(self) -> int | None:
+        """Gives the most memory that the process has held so far; None where /proc has none."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            return None
+        kilobytes = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.MULTILINE)
+        return int(kilobytes[1]) * 1024 if kilobytes else None
+
     def close(self) -> None:
         """Ends the process."""
         self._process.kill()
         self._process.communicate()
 
-    def _answer(self) -> dict[str, float]:
+    def _answer(self) -> dict[str, Any]:
         line = self._pipe(self._process.stdout).readline()
         if not line:
             end = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
             raise BenchmarkError(
-                f"python {' '.join(self._command)} ended with {self._process.wait()} before it "
+                f"{' '.join(self._command)} ended with {self._process.wait()} before it "
                 f"had answered; the end of {self._log}:\n{end}"
             )
         return json.loads(line)
@@ -155,22 +190,24 @@ class Worker:
 
 
 _CORES = "BENCHMARK_CORES"
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+_CPU_ALONE = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def serve(prepare: Callable[[], Callable[[], Timing]]) -> None:
+def serve(prepare: Callable[[], Callable[[], Timing]], *packages: str) -> None:
     """Runs a worker: prepares, then takes a measurement for every line of its standard input.
 
     Args:
       prepare: gives what takes one measurement; it runs on the worker's cores already.
+      packages: whose versions it tells.
     """
     answers = _own_standard_output()
     cores = [int(core) for core in os.environ.get(_CORES, "").split(",") if core]
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
     measure = prepare()
-    print("{}", file=answers, flush=True)
+    print(json.dumps(versions(*packages)), file=answers, flush=True)
     for _ in sys.stdin:
         print(json.dumps(asdict(measure())), file=answers, flush=True)
 
@@ -228,6 +265,18 @@ def available_cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def machine() -> dict[str, Any]:
+    """Describes the hardware: cores, the processor's name, bytes of memory."""
+    name = platform.processor() or platform.machine()
+    found = Path("/proc/cpuinfo")
+    if found.exists():
+        names = re.findall(r"^model name\s*: (.+)$", found.read_text(), re.MULTILINE)
+        name = names[0] if names else name
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    memory = pages * os.sysconf("SC_PAGE_SIZE") if pages else None
+    return {"cores": len(available_cores()), "processor": name, "memory_bytes": memory}
 
 
 def versions(*packages: str) -> dict[str, str]:

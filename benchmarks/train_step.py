@@ -1,0 +1,182 @@
+"""Times the training step beside PyTorch's and T5X's: the same sizes, in turns.
+
+python -m benchmarks.train_step [--json] [--published_python PATH] [--bart_python PATH] [--t5x PATH]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from alexatm_jax.model.flops import Work, training_flops
+from benchmarks import matmul, peers
+from benchmarks.own_model import check_changes, model_config
+from benchmarks.peers import Side
+from benchmarks.shapes import Shape
+from benchmarks.timing import BenchmarkError, machine, median_rate, ratio
+
+OURS = "ours"
+MATMUL = "matmul 4096"
+PRODUCTS = (MATMUL, "matmul, a layer's", "matmul, the head's")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints a table and, if asked, one JSON object on the last line.
+
+    Returns:
+      The exit code: 0, or 2 if something is wrong with the input.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        result = measure(options)
+    except (BenchmarkError, ValueError, OSError) as error:
+        print(f"benchmarks.train_step: {error}", file=sys.stderr)
+        return 2
+    print(table(result))
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Times our step, its variants, the peers and plain matrix products in turns.
+
+    Returns:
+      What --json prints, by side: "tokens_per_second", "seconds_per_step", "rounds" (each round's
+      tokens per second), "peak_bytes", "flops_per_second" and "matmul_share"; "ratios", ours over
+      each peer; "matmul_flops_per_second"; "model_flops" of a step; "left_out" with what is
+      needed; "shape", "steps", "versions", "machine".
+    """
+    shape = Shape.of_options(options)
+    theirs, left_out = peers.sides_of_peers("train", shape, options.steps, options)
+    own = _own_sides(shape, options)
+    compared = peers.compare(own | theirs | _products(shape), options.rounds, _tell)
+    timings = compared.timings
+    steps = {name: timings[name] for name in own | theirs}
+    flops = training_flops(model_config(shape, {}), _work(shape))
+    rates = {name: median_rate(found) for name, found in steps.items()}
+    matmul_rate = median_rate(timings[MATMUL])
+    return {
+        "benchmark": "train_step",
+        "tokens_per_second": rates,
+        "seconds_per_step": {name: shape.tokens / rate for name, rate in rates.items()},
+        "rounds": {name: [one.per_second for one in found] for name, found in steps.items()},
+        "ratios": {name: ratio(timings[OURS], timings[name]) for name in steps if name != OURS},
+        "peak_bytes": {name: compared.peak_bytes[name] for name in steps},
+        "model_flops": flops,
+        "flops_per_second": {name: rate * flops / shape.tokens for name, rate in rates.items()},
+        "matmul_share": {
+            name: rate * flops / shape.tokens / matmul_rate for name, rate in rates.items()
+        },
+        "matmul_flops_per_second": {name: median_rate(timings[name]) for name in PRODUCTS},
+        "left_out": left_out,
+        "shape": asdict(shape),
+        "steps": options.steps,
+        "versions": compared.versions,
+        "machine": machine(),
+    }
+
+
+def _own_sides(shape: Shape, options: argparse.Namespace) -> dict[str, Side]:
+    sides = {}
+    for text in (None, *options.variant):
+        changes = options.set if text is None else options.set | variant(text)
+        check_changes(changes)
+        model_config(shape, changes)
+        name = OURS if text is None else f"{OURS}, {text}"
+        told = {"task": "train", "shape": asdict(shape), "steps": options.steps}
+        sides[name] = Side("own_model", told | {"changes": changes})
+    return sides
+
+
+def _products(shape: Shape) -> dict[str, Side]:
+    groups = ([matmul.SQUARE], matmul.layer_products(shape), matmul.head_products(shape))
+    return {
+        name: Side("matmul", {"products": products, "dtype": "float32", "steps": 1})
+        for name, products in zip(PRODUCTS, groups, strict=True)
+    }
+
+
+def _work(shape: Shape) -> Work:
+    return Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
+
+
+def variant(text: str) -> dict[str, Any]:
+    """Reads "NAME=VALUE,NAME=VALUE", values as Python literals, or as text if they are none.
+
+    Raises:
+      BenchmarkError: if it does not have this form, or a name is no field of ours.
+    """
+    changes = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        if not (name and equals):
+            raise BenchmarkError(f"{text!r} is not NAME=VALUE, such as remat=full.")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            changes[name] = value
+    check_changes(changes)
+    return changes
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Renders the figures for people."""
+    columns = ("tokens/s", "s/step", "GFLOP/s", "of matmul", "peak GiB", "ours over it")
+    lines = [f"{'':<32}" + "".join(f"{name:>13}" for name in columns)]
+    for name, rate in result["tokens_per_second"].items():
+        peak, times = result["peak_bytes"][name], result["ratios"].get(name)
+        figures = [
+            f"{rate:,.0f}",
+            f"{result['seconds_per_step'][name]:.2f}",
+            f"{result['flops_per_second'][name] / 1e9:,.0f}",
+            f"{result['matmul_share'][name]:.0%}",
+            "?" if peak is None else f"{peak / 2**30:.2f}",
+            "" if times is None else f"{times:.2f}",
+        ]
+        lines.append(f"{name:<32}" + "".join(f"{figure:>13}" for figure in figures))
+    for name, rate in result["matmul_flops_per_second"].items():
+        lines.append(f"{name:<32}{'':>26}{rate / 1e9:>13,.0f}")
+    lines += [f"{name}: left out; {reason}." for name, reason in result["left_out"].items()]
+    shape, rounds = result["shape"], len(result["rounds"][OURS])
+    lines.append(
+        f"Medians of {rounds} rounds in turns, {result['steps']} steps each. d_model "
+        f"{shape['d_model']}, {shape['encoder_layers']} + {shape['decoder_layers']} layers, "
+        f"vocabulary {shape['vocab_size']:,}, {shape['batch_size']} x ({shape['source_length']} + "
+        f"{shape['target_length']}) tokens, dropout {shape['dropout_rate']}, float32; "
+        f"{result['model_flops'] / 1e9:,.0f} GFLOP a step. {result['machine']['cores']} cores."
+    )
+    return "\n".join(lines)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser.add_argument("--steps", type=int, default=2, help="of a measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
+    parser.add_argument(
+        "--set", type=variant, default={}, metavar="NAME=VALUE,...", help="changes our side"
+    )
+    parser.add_argument(
+        "--variant",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE,...",
+        help="our step once more, with fields of ModelConfig or TrainingConfig changed; repeat it",
+    )
+    peers.add_options(parser)
+    Shape.add_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
