@@ -10,6 +10,7 @@ import numpy as np
 
 from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.data.objectives import Objective
+from alexatm_jax.data.places import Place
 from alexatm_jax.data.vocabulary import SpecialIds
 
 MODES = ("document_separator", "isolated")
@@ -24,6 +25,7 @@ class Example(NamedTuple):
       objective: what picks them, and what the decoder writes.
       task: index of the task it comes from, for counting.
       num_documents: how many documents it joins, with `[DOC]` between them.
+      place: where its first token is read.
     """
 
     tokens: np.ndarray
@@ -31,6 +33,7 @@ class Example(NamedTuple):
     objective: Objective
     task: int = 0
     num_documents: int = 1
+    place: Place = Place()
 
     @property
     def text_tokens(self) -> int:

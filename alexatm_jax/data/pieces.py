@@ -10,14 +10,13 @@ def num_pieces(length: int, longest: int) -> int:
     return -(-length // longest)
 
 
-def piece_bounds(length: int, longest: int, index: int) -> tuple[int, int]:
-    """Says where piece `index` of `num_pieces` begins and ends; all are equal to within one token.
+def first_piece(length: int, longest: int) -> int:
+    """Says how long the first of these pieces is; all are equal to within one token.
 
+    What is left, cut anew, makes the other pieces, so where a cut is depends on nothing before it.
     Even pieces leave no remainder of a token or two, which no objective could use.
     """
-    size, longer = divmod(length, num_pieces(length, longest))
-    begin = index * size + min(index, longer)
-    return begin, begin + size + (index < longer)
+    return -(-length // num_pieces(length, longest))
 
 
 def even_pieces(tokens: np.ndarray, longest: int) -> list[np.ndarray]:
@@ -25,8 +24,9 @@ def even_pieces(tokens: np.ndarray, longest: int) -> list[np.ndarray]:
 
     No tokens, no pieces.
     """
-    bounds = [
-        piece_bounds(len(tokens), longest, index)
-        for index in range(num_pieces(len(tokens), longest))
-    ]
-    return [tokens[begin:end] for begin, end in bounds]
+    pieces, begin = [], 0
+    while begin < len(tokens):
+        end = begin + first_piece(len(tokens) - begin, longest)
+        pieces.append(tokens[begin:end])
+        begin = end
+    return pieces

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +16,13 @@ from alexatm_jax.batch import Batch
 from alexatm_jax.data.cache import read_corpora, read_mixture, read_vocabulary
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import Packing
+from alexatm_jax.data.rate_factors import check_factors, with_factors
+from alexatm_jax.data.reading_statistics import phases, statistics
 from alexatm_jax.data.streams import Part, Source, Stream
 from alexatm_jax.data.vocabulary import SpecialIds
 
 # Of the order of documents and examples: raised when equal settings give other batches.
-_VERSION = 2
+_VERSION = 3
 
 
 class Task(Protocol):
@@ -54,10 +56,12 @@ class ReaderConfig:
       packing: a mode of `packing.Packing`.
       max_epochs: how often a document may be read; at the first that comes once more
         `NoMoreBatches` is raised. None for no limit. Batches do not depend on it, so it may change.
+      rate_factors: by pattern of tasks' names, as `rate_factors.with_factors` reads them, what
+        their rates are multiplied by; 0 leaves a task out.
 
     Raises:
-      ValueError: if sizes are not positive, streams do not divide the batch, or the packing
-        is unknown.
+      ValueError: if sizes are not positive, streams do not divide the batch, the packing is
+        unknown, or a factor is negative.
     """
 
     batch_size: int
@@ -67,6 +71,7 @@ class ReaderConfig:
     num_streams: int
     packing: str = "document_separator"
     max_epochs: int | None = None
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         Packing(self.packing, self.encoder_length, self.decoder_length)
@@ -82,6 +87,7 @@ class ReaderConfig:
                 f"max_epochs is {self.max_epochs}; documents must be read at least once: give 1 "
                 "or more, or None for no limit."
             )
+        check_factors(self.rate_factors)
 
 
 class BatchReader:
@@ -102,7 +108,8 @@ class BatchReader:
 
     Raises:
       ValueError: if the hosts cannot share the streams evenly, there is no task, a rate is
-        not positive, or a corpus is missing or smaller than the number of streams.
+        not positive, a rate factor belongs to no task, or a corpus is missing or smaller than the
+        number of streams.
     """
 
     def __init__(
@@ -116,33 +123,43 @@ class BatchReader:
     ) -> None:
         _check_hosts(config, host_index, host_count)
         _check_tasks(tasks, corpora)
-        objectives = [_objective(task, config) for task in tasks]
-        self._config, self._tasks = config, tuple(tasks)
-        self._sizes = [len(corpora[task.corpus]) for task in tasks]
-        self._description = _description(tasks, objectives, corpora, config)
-        packing = Packing(config.packing, config.encoder_length, config.decoder_length)
-
-        parts = [
-            Part(task.name, corpora[task.corpus], objective, task.rate)
-            for task, objective in zip(tasks, objectives, strict=True)
-        ]
-        repeating: set[str] = set()
+        self._config, self._tasks, self._corpora = config, tuple(tasks), corpora
+        self._special = special
+        self._description = _description(tasks, corpora, config)
+        self._repeating: set[str] = set()
         own = config.num_streams // host_count
-        first = host_index * own
-        self._streams = {
+        self._own = range(host_index * own, (host_index + 1) * own)
+        self._streams = self._streams_of(self._description)
+        self._step = 0
+        self._earlier: list[dict[str, Any]] = []  # phases of training
+
+    def _streams_of(self, description: Mapping[str, Any]) -> dict[int, Stream]:
+        """Makes this host's streams as they are, or were, in the phase described."""
+        parts = [
+            Part(
+                task["name"],
+                self._corpora[task["corpus"]],
+                objective_from_spec(task["objective"]),
+                task["rate"],
+            )
+            for task in description["tasks"]
+        ]
+        packing = Packing(
+            description["packing"], description["encoder_length"], description["decoder_length"]
+        )
+        return {
             number: Stream(
                 parts,
                 packing,
-                special,
+                self._special,
                 number=number,
-                num_streams=config.num_streams,
-                seed=config.seed,
-                max_epochs=config.max_epochs,
-                repeating=repeating,
+                num_streams=description["num_streams"],
+                seed=description["seed"],
+                max_epochs=self._config.max_epochs,
+                repeating=self._repeating,
             )
-            for number in range(first, first + own)
+            for number in self._own
         }
-        self._step = 0
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -157,11 +174,12 @@ class BatchReader:
     def get_state(self) -> dict[str, Any]:
         """Gives, JSON-able, where this host's streams stand behind the last batch.
 
-        Hosts' states differ in "streams" only; `set_state` also takes their union.
+        Hosts' states differ in "streams" only; `merged_states` puts them together.
         """
         return {
             "reader": self._description,
             "step": self._step,
+            "earlier": self._earlier,
             "streams": {str(n): stream.get_state() for n, stream in self._streams.items()},
         }
 
@@ -169,84 +187,108 @@ class BatchReader:
         """Continues exactly behind the batch at which `get_state` was called.
 
         Args:
-          state: of a reader of the same documents, tasks and config; the number of hosts
-            may be another, if the states of all hosts' streams are put together.
+          state: of a reader of the same documents, tasks and config, in the same phase of
+            training; the number of hosts may be another, if their states were merged.
 
         Raises:
           ValueError: if the reader was another one, or a stream's state is missing.
         """
-        theirs, ours = state["reader"], self._description
-        if theirs.get("version") != _VERSION:
-            raise ValueError(
-                f"the data state is of version {theirs.get('version')} of the reader, this is "
-                f"version {_VERSION}, which takes documents in another order; go on with the "
-                "program that wrote it, or begin a new run from the checkpoint's parameters."
-            )
-        if differing := [key for key in ours if theirs.get(key) != ours[key]]:
-            raise ValueError(
-                "the data state comes from another reader: "
-                + "; ".join(f"{k} was {theirs.get(k)}, is {ours[k]}" for k in differing)
-                + "; restore the old settings, or begin a new run."
-            )
-        if missing := [n for n in self._streams if str(n) not in state["streams"]]:
-            raise ValueError(
-                f"the data state lacks streams {missing}, it has "
-                f"{sorted(map(int, state['streams']))}; unite the states of all hosts."
-            )
-        self._step = state["step"]
+        _check_same(state["reader"], self._description, lasting=False)
+        own = self._own_streams(state)
+        self._step, self._earlier = state["step"], state["earlier"]
         for number, stream in self._streams.items():
-            stream.set_state(state["streams"][str(number)])
+            stream.set_state(own[number])
 
-    def statistics(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Sums up what this host's streams have read since the run began.
+    def continue_from(self, state: Mapping[str, Any]) -> None:
+        """Begins a phase of training where another one, with other settings, has ended.
+
+        Every task goes on in its documents: all phases together give each token of an epoch
+        once, in the stream that it belongs to, whatever their rates and lengths. What the phase
+        before had laid into rows, but not given, comes first, cut anew if rows are shorter;
+        tasks left out keep their place. Each task's share is kept from here on, and no row gets
+        the random numbers of an earlier one. If nothing has changed this is `set_state`: the
+        batches are those of a run without the boundary.
 
         Args:
-          state: of `get_state`, to sum up to there; by default, to the last batch.
+          state: behind the last batch of the phase before. Its rates, lengths, batch size and
+            the fields of objectives may differ, and the number of hosts, if states were merged.
+
+        Raises:
+          ValueError: if seed, streams, packing, tasks, documents or kinds of objectives differ,
+            or a stream's state is missing.
+        """
+        if state["reader"] == self._description:
+            return self.set_state(state)
+        _check_same(state["reader"], self._description, lasting=True)
+        own = self._own_streams(state)
+        for number, before in self._streams_of(state["reader"]).items():
+            before.set_state(own[number])
+            self._streams[number].continue_from(before)
+        self._step, self._earlier = state["step"], phases(state)
+
+    def _own_streams(self, state: Mapping[str, Any]) -> dict[int, Any]:
+        """Finds the states of this host's streams."""
+        if missing := [n for n in self._own if str(n) not in state["streams"]]:
+            raise ValueError(
+                f"the data state lacks streams {missing}, it has "
+                f"{sorted(map(int, state['streams']))}; unite the states of all hosts, with "
+                "merged_states."
+            )
+        return {number: state["streams"][str(number)] for number in self._own}
+
+    def statistics(self, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Sums up what has been read since the run began, in all phases.
+
+        Args:
+          state: of `get_state` or `merged_states`, of this phase or an earlier one, to sum up its
+            streams to there; by default this host's, to the last batch.
 
         Returns:
-          "fill", "encoder_fill", "decoder_fill": share of this host's rows, of both sides or
+          "fill", "encoder_fill", "decoder_fill": share of these streams' rows, of both sides or
           one, that is not padding; "tasks": by name, "encoder_tokens", "decoder_tokens" and
           "text_tokens", where a document's token counts once, before noise; "token_share" of
           the first two together among all tasks; "share" of the text tokens, and "expected",
-          which is what it should be; "documents" gone through and "epochs", which is documents
-          / this host's share of the corpus; "labels" of the task. Documents count once all
-          rows are given that were filled together with theirs.
+          which is what it should be: of each phase's text tokens the share that it sets;
+          "documents" gone through and "epochs", which is documents / these streams' share of the
+          corpus; "labels" of the task. Documents count once all rows are given that were filled
+          together with theirs.
         """
-        state = self.get_state() if state is None else state
-        streams = [state["streams"][str(number)] for number in self._streams]
-        tokens = np.sum([stream["tokens"] for stream in streams], axis=0)  # [tasks, 3]
-        places = np.sum([stream["places"] for stream in streams], axis=0)  # [tasks, 2]
-        config = self._config
-        rows = state["step"] * config.batch_size * len(streams) // config.num_streams
-        capacity = max(rows, 1) * np.array([config.encoder_length, config.decoder_length])
-        held = tokens[:, :2].sum(axis=0)
-        return {
-            "fill": float(held.sum() / capacity.sum()),
-            "encoder_fill": float(held[0] / capacity[0]),
-            "decoder_fill": float(held[1] / capacity[1]),
-            "tasks": self._task_statistics(tokens, places[:, 0], len(streams)),
-        }
+        labels = {task.name: getattr(task, "labels", {}) for task in self._tasks}
+        return statistics(self.get_state() if state is None else state, labels)
 
-    def _task_statistics(
-        self, tokens: np.ndarray, documents: np.ndarray, num_streams: int
-    ) -> dict[str, dict[str, Any]]:
-        all_sides, all_text = max(tokens[:, :2].sum(), 1), max(tokens[:, 2].sum(), 1)
-        all_rates = math.fsum(task.rate for task in self._tasks)
-        share_of_streams = num_streams / self._config.num_streams
-        return {
-            task.name: {
-                "encoder_tokens": int(tokens[index, 0]),
-                "decoder_tokens": int(tokens[index, 1]),
-                "text_tokens": int(tokens[index, 2]),
-                "token_share": float(tokens[index, :2].sum() / all_sides),
-                "share": float(tokens[index, 2] / all_text),
-                "expected": task.rate / all_rates,
-                "documents": int(documents[index]),
-                "epochs": float(documents[index] / (size * share_of_streams)),
-                "labels": dict(getattr(task, "labels", {})),
-            }
-            for index, (task, size) in enumerate(zip(self._tasks, self._sizes, strict=True))
-        }
+
+def merged_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Puts the states of all hosts' readers together, into one that any number of hosts takes.
+
+    Args:
+      states: of `BatchReader.get_state` behind the same batch, in any order. Hosts that read the
+        same rows, as those that tensor parallelism spans do, give the same streams.
+
+    Raises:
+      ValueError: if readers, phases or steps differ, a stream is missing, or two states of a
+        stream differ.
+    """
+    if not states:
+        raise ValueError("there is no data state to merge; give those of all hosts.")
+    first = states[0]
+    for key in ("reader", "step", "earlier"):
+        if other := [state[key] for state in states if state[key] != first[key]]:
+            raise ValueError(
+                f"the data states of hosts differ in {key!r}: {first[key]} and {other[0]}; "
+                "merge states that were taken behind the same batch of the same run."
+            )
+    streams: dict[str, Any] = {}
+    for number, stream in (item for state in states for item in state["streams"].items()):
+        if streams.setdefault(number, stream) != stream:
+            raise ValueError(
+                f"two data states hold stream {number}, and it does not stand at the same place "
+                "in both; merge states of hosts that read the same batches."
+            )
+    if missing := set(range(first["reader"]["num_streams"])) - set(map(int, streams)):
+        raise ValueError(
+            f"the data states lack the streams {sorted(missing)}; give the state of every host."
+        )
+    return {**first, "streams": {number: streams[number] for number in sorted(streams, key=int)}}
 
 
 def open_reader(
@@ -368,22 +410,56 @@ def _objective(task: Task, config: ReaderConfig) -> Objective:
 
 
 def _description(
-    tasks: Sequence[Task],
-    objectives: Sequence[Objective],
-    corpora: Mapping[str, Source],
-    config: ReaderConfig,
+    tasks: Sequence[Task], corpora: Mapping[str, Source], config: ReaderConfig
 ) -> dict[str, Any]:
     """Names all that a state depends on, to tell when it is given to another reader."""
+    rates = with_factors({task.name: task.rate for task in tasks}, config.rate_factors)
     parts = [
         {
             "name": task.name,
             "corpus": task.corpus,
             "documents": len(corpora[task.corpus]),
-            "rate": task.rate,
-            "objective": objective.spec(),
+            "rate": rates[task.name],
+            "objective": _objective(task, config).spec(),
         }
-        for task, objective in zip(tasks, objectives, strict=True)
+        for task in tasks
     ]
     settings = asdict(config)
     del settings["max_epochs"]  # batches do not depend on it
+    del settings["rate_factors"]  # but on the rates that these make
     return {"version": _VERSION} | settings | {"tasks": parts}
+
+
+def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, lasting: bool) -> None:
+    """Raises ValueError if a state's reader differs from this one, or in what lasts over phases."""
+    if theirs.get("version") != _VERSION:
+        raise ValueError(
+            f"the data state is of version {theirs.get('version')} of the reader, this is "
+            f"version {_VERSION}, which takes documents in another order; go on with the "
+            "program that wrote it, or begin a new run from the checkpoint's parameters."
+        )
+    was, now = (_settings(description, lasting) for description in (theirs, ours))
+    differing = [key for key in was | now if was.get(key) != now.get(key)]
+    if differing:
+        more = f" and {len(differing) - 5} more" if len(differing) > 5 else ""
+        may_change = ", where only rates, lengths and the batch size may change" * lasting
+        raise ValueError(
+            f"the data state comes from another reader{may_change}: "
+            + "; ".join(f"{k} was {was.get(k)}, is {now.get(k)}" for k in differing[:5])
+            + f"{more}; restore the old settings, or begin a new run."
+        )
+
+
+def _settings(description: Mapping[str, Any], lasting: bool) -> dict[str, Any]:
+    """Lists what a description says, or what of it no phase may change."""
+    tasks = {
+        f"task {task['name']}": task | {"place": place}
+        for place, task in enumerate(description["tasks"])
+    }
+    if not lasting:
+        return {key: value for key, value in description.items() if key != "tasks"} | tasks
+    kept = {key: description[key] for key in ("seed", "num_streams", "packing")}
+    return kept | {
+        key: [task[k] for k in ("place", "corpus", "documents")] + [task["objective"]["kind"]]
+        for key, task in tasks.items()
+    }

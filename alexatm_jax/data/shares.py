@@ -29,16 +29,16 @@ class Shares:
       sizes: text tokens of each task's next example, int64 [tasks]; the caller keeps them.
 
     Args:
-      rates: of the tasks, positive; they need not sum to 1.
+      rates: of the tasks; they need not sum to 1. A task without any is never due.
       stream: number of the stream.
       num_streams: how many streams there are.
     """
 
     def __init__(self, rates: Sequence[float], stream: int, num_streams: int) -> None:
         self._rates = np.asarray(rates) / math.fsum(rates)
-        self._phases = _phases(num_streams, len(rates))[stream]
+        self._phases = np.where(self._rates > 0, _phases(num_streams, len(rates))[stream], np.inf)
         self.served = np.zeros(len(rates), np.int64)
-        self.sizes = np.zeros(len(rates), np.int64)
+        self.sizes = np.where(self._rates > 0, 0, 1)
 
     def next_task(self) -> int:
         """Gives the task that is due first; of several, the one that stands first."""

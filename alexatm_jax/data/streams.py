@@ -11,9 +11,10 @@ import numpy as np
 from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.data.packing import Example, OpenRows, Packing
+from alexatm_jax.data.places import Place, Span, place_from_json
 from alexatm_jax.data.shares import Shares
 from alexatm_jax.data.shuffling import EpochsRead, ShuffledDocuments, Source
-from alexatm_jax.data.task_reader import Place, TaskReader
+from alexatm_jax.data.task_reader import TaskReader
 from alexatm_jax.data.vocabulary import SpecialIds
 
 # Joined documents that fill less than this would teach little and cut a document for it.
@@ -28,7 +29,8 @@ class Part:
       name: of the task.
       corpus: its documents.
       objective: what is made of them.
-      rate: share of the mixture's text tokens, positive; rates need not sum to 1.
+      rate: share of the mixture's text tokens; rates need not sum to 1. Of a task without any
+        nothing is read.
     """
 
     name: str
@@ -92,9 +94,12 @@ class Stream:
         self._readers = readers = [reader(task, part) for task, part in enumerate(parts)]
         rates = [part.rate for part in parts]
         self._shares = Shares(rates, number, num_streams)
-        self._joining = np.flatnonzero([reader.joins for reader in readers])
+        joins, wanted = np.array([reader.joins for reader in readers]), np.array(rates) > 0
+        self._joining = np.flatnonzero(wanted & joins)
+        self._in_pieces = np.flatnonzero(wanted & ~joins).tolist()
         self.tokens = np.zeros((len(readers), 3), np.int64)
-        self._group = -1  # number of the rows that were filled together
+        self._earlier_text: list[int] = []  # tokens read in each earlier phase of training
+        self._group = -1  # number, in this phase, of the rows that were filled together
         self._rows: list[list[Example]] = []
         self._arrays: dict[str, np.ndarray] = {}
         self._rows_given = 0
@@ -120,31 +125,58 @@ class Stream:
             **(self._standing(self._group + 1) if all_given else self._filled_from),
             "rows_given": 0 if all_given else self._rows_given,
             "tokens": self.tokens.tolist(),
+            "earlier_text": list(self._earlier_text),
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continues as the stream that gave this state."""
         for reader, place in zip(self._readers, state["places"], strict=True):
-            reader.place = Place(*place)
+            reader.place = place_from_json(place)
         self._shares.served[:] = state["served"]
         self.tokens[:] = state["tokens"]
+        self._earlier_text = list(state["earlier_text"])
         self._group, self._rows, self._rows_given = state["group"] - 1, [], 0
         if state["rows_given"]:
             self._fill_rows(state["group"])
             self._rows_given = state["rows_given"]
 
+    def continue_from(self, before: Stream) -> None:
+        """Begins a new phase of training behind the last row that another stream gave.
+
+        Every token that it passed and did not give is read here, none that it gave; shares are
+        kept from here on.
+
+        Args:
+          before: of the same documents, number and seed, and objectives of the same kinds.
+        """
+        for reader, place in zip(self._readers, before._places_behind(), strict=True):
+            reader.place = place
+        self._shares.served[:] = 0
+        self.tokens[:] = before.tokens
+        text = int(before.tokens[:, 2].sum())
+        self._earlier_text = [*before._earlier_text, text - sum(before._earlier_text)]
+        self._group, self._rows, self._rows_given = -1, [], 0
+
+    def _places_behind(self) -> list[Place]:
+        """Says where each task goes on if rows that are laid out are never given."""
+        never_given = [example for row in self._rows[self._rows_given :] for example in row]
+        return [
+            _place_behind(reader, [e for e in never_given if e.task == task])
+            for task, reader in enumerate(self._readers)
+        ]
+
     def _standing(self, next_group: int) -> dict[str, Any]:
         return {
             "group": next_group,
-            "places": [list(reader.place) for reader in self._readers],
+            "places": [reader.place.as_json() for reader in self._readers],
             "served": self._shares.served.tolist(),
         }
 
     def _fill_rows(self, group: int) -> None:
         self._filled_from = self._standing(group)
         count = self._packing.num_rows if group else 1 + self._number % self._packing.num_rows
-        # Philox makes numbers from a key and a counter, of which it advances the low words.
-        counter = (0, 0, group, self._number)
+        # Philox makes numbers from a key and a counter, of which it advances the lowest word.
+        counter = (0, len(self._earlier_text), group, self._number)
         rng = np.random.Generator(np.random.Philox(key=(self._seed, 0), counter=counter))
         rows = self._choose_examples(self._packing.open_rows(count))
         self._arrays = self._packing.lay(rows, self._special, rng)
@@ -156,9 +188,8 @@ class Stream:
         Joined documents then take what is left of the rows, whose turn ever it is, unless
         they are ahead of their share by more than a row.
         """
-        for task, reader in enumerate(self._readers):
-            if not reader.joins:
-                self._look_ahead(task)
+        for task in self._in_pieces:
+            self._look_ahead(task)
         while rows:
             self._shares.sizes[self._joining] = min(rows.first_room)
             task = self._shares.next_task()
@@ -217,7 +248,23 @@ class Stream:
         documents, served = self._readers[task].documents, int(self._shares.served[task])
         return NoMoreBatches(
             f"task {documents.name!r} has read its {documents.per_epoch} documents of stream "
-            f"{self._number} {documents.max_epochs} times, {served} text tokens, and max_epochs "
-            "allows no more; train for fewer steps, lower the task's rate, give it more "
+            f"{self._number} {documents.max_epochs} times, {served} text tokens in this phase, and "
+            "max_epochs allows no more; train for fewer steps, lower the task's rate, give it more "
             "documents, or raise max_epochs."
         )
+
+
+def _place_behind(reader: TaskReader, never_given: Sequence[Example]) -> Place:
+    """Gives a task's place with what is in these rows of it still to be read.
+
+    Joined documents fill rows in the order in which they are read, so those of the last rows are
+    the last. Pieces go first-fit into all rows that are open, so there are gaps between them.
+    """
+    if reader.joins:
+        return never_given[0].place if never_given else reader.place
+    spans = [
+        Span(document, begin, begin + len(example.tokens))
+        for example in never_given
+        for document, begin, _ in [example.place]
+    ]
+    return reader.place._replace(returned=tuple(sorted([*spans, *reader.place.returned])))

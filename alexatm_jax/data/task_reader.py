@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import Objective
 from alexatm_jax.data.packing import Example, Packing
-from alexatm_jax.data.pieces import num_pieces, piece_bounds
+from alexatm_jax.data.pieces import first_piece
+from alexatm_jax.data.places import Place, Span
 from alexatm_jax.data.shuffling import ShuffledDocuments
 from alexatm_jax.data.vocabulary import SpecialIds
 
@@ -20,24 +20,13 @@ from alexatm_jax.data.vocabulary import SpecialIds
 _PATIENCE = 1000
 
 
-class Place(NamedTuple):
-    """Where a task's next example begins in its stream of documents.
-
-    Args:
-      document: number of the document, counted on through the epochs.
-      within: which token of it (documents joined by `[DOC]`) or which piece (others).
-    """
-
-    document: int = 0
-    within: int = 0
-
-
 class TaskReader:
     """Makes examples of documents, one after the other.
 
     Attributes:
       documents: that it reads.
-      place: where the next example begins; may be set.
+      place: where the next example begins; may be set. Examples of joined documents go on from
+        there; only pieces are read of what it has returned.
       joins: whether examples are joined documents, made by `joined`, or pieces of one each,
         made by `piece`.
 
@@ -109,28 +98,37 @@ class TaskReader:
         joined = np.concatenate(parts)
         end = self._objective.longest_prefix(joined, self._special, encoder_room, decoder_room)
         text, num_documents, self.place = _cut(joined, end, begins)
-        return self._example(text, num_documents)
+        return self._example(text, begins[0][1], num_documents)
 
     def _read_piece(self) -> tuple[Example, Place]:
-        """Takes one piece of one document, all of it if it fits a row."""
+        """Takes the next piece, all of a document if it fits a row; says what follows."""
+        span, tokens = self._next_span()
+        end = span.begin + first_piece(span.end - span.begin, self._longest_piece)
+        if end - span.begin < len(tokens):
+            tokens = tokens[span.begin : end].copy()  # a view would hold the whole book
+        example = self._example(tokens, Place(span.document, span.begin))
+        ends = end == span.end
+        if not self.place.returned:
+            return example, Place(span.document + 1) if ends else Place(span.document, end)
+        rest = () if ends else (span._replace(begin=end),)
+        return example, self.place._replace(returned=rest + self.place.returned[1:])
+
+    def _next_span(self) -> tuple[Span, np.ndarray]:
+        """Finds what is read next, with all tokens of its document."""
+        if self.place.returned:
+            span = self.place.returned[0]
+            return span, self.documents[span.document]
         place, tokens = next(self._usable_documents())
-        pieces = num_pieces(len(tokens), self._longest_piece)
-        if pieces == 1:
-            return self._example(tokens), Place(place.document + 1)
-        begin, end = piece_bounds(len(tokens), self._longest_piece, place.within)
-        example = self._example(tokens[begin:end].copy())  # a view would hold the whole book
-        if place.within + 1 < pieces:
-            return example, Place(place.document, place.within + 1)
-        return example, Place(place.document + 1)
+        return Span(place.document, place.within, len(tokens)), tokens
 
-    def _example(self, tokens: np.ndarray, num_documents: int = 1) -> Example:
-        num_read = self._objective.num_read(tokens, self._special, self._chance)
-        return Example(tokens, num_read, self._objective, self._task, num_documents)
-
-    def _chance(self) -> float:
+    def _example(self, tokens: np.ndarray, place: Place, num_documents: int = 1) -> Example:
         # An example may be looked at and left for later rows. Were its number drawn anew, long
         # ones would be drawn until they are short; so it belongs to the place.
-        return self.documents.chance(*self.place)
+        def chance() -> float:
+            return self.documents.chance(place.document, place.within)
+
+        num_read = self._objective.num_read(tokens, self._special, chance)
+        return Example(tokens, num_read, self._objective, self._task, num_documents, place)
 
     def _usable_documents(self) -> Iterator[tuple[Place, np.ndarray]]:
         """Yields tokens from the place on, and where they begin, passing over short documents."""
@@ -157,7 +155,7 @@ def _cut(
     part nothing, and is left out.
     """
     index = max(i for i, (begin, _) in enumerate(begins) if begin < end)
-    begin, (number, within) = begins[index]
+    begin, (number, within, _) = begins[index]
     following = begins[index + 1][0] if index + 1 < len(begins) else len(joined) + 1
     if end >= following - 1:
         return joined[: following - 1], index + 1, Place(number + 1)

@@ -131,7 +131,7 @@ def test_the_state_of_another_reader_is_refused():
 def test_the_state_of_an_earlier_reader_is_refused():
     state = reader("isolated").get_state()
     del state["reader"]["version"]
-    with pytest.raises(ValueError, match="version None of the reader, this is version 2"):
+    with pytest.raises(ValueError, match="version None of the reader, this is version 3"):
         reader("isolated").set_state(state)
 
 
@@ -254,7 +254,7 @@ def test_a_billion_documents_are_read_from_any_step(packing):
     state = source.get_state()
     for stream in state["streams"].values():
         stream["group"] += 10**9
-        stream["places"] = [[document + 10**8, 0] for document, _ in stream["places"]]
+        stream["places"] = [[document + 10**8, 0, []] for document, *_ in stream["places"]]
         stream["served"] = [stream["served"][0] + 4 * 10**12, stream["served"][1] + 10**12]
     source.set_state(state | {"step": 10**9})
     check_batch(next(source))

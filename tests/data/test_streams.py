@@ -11,10 +11,11 @@ import pytest
 from alexatm_jax.data.denoising import Denoising
 from alexatm_jax.data.objectives import Objective, objective_from_spec
 from alexatm_jax.data.packing import MODES, Packing
+from alexatm_jax.data.places import Place
 from alexatm_jax.data.shares import Shares
 from alexatm_jax.data.shuffling import EpochsRead, ShuffledDocuments
 from alexatm_jax.data.streams import Part, Stream
-from alexatm_jax.data.task_reader import Place, TaskReader
+from alexatm_jax.data.task_reader import TaskReader
 from alexatm_jax.data.vocabulary import SpecialIds
 
 SPECIAL = SpecialIds(*range(7))
