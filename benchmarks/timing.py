@@ -114,11 +114,7 @@ class Worker:
                 stderr=output,
                 text=True,
                 cwd=ROOT,
-                env=os.environ
-                | _QUIET
-                | environment
-                | threads
-                | {_CORES: ",".join(map(str, cores))},
+                env=os.environ | _QUIET | chosen | threads | {_CORES: ",".join(map(str, cores))},
             )
 
     @property
