@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from alexatm_jax.data.cache import MixtureSpec, TaskSpec
+from alexatm_jax.data.rate_factors import with_factors
 
 PAPER_SHARES = {"wikipedia": 0.09, "mc4": 0.91}
 """Of the paper's text tokens, 119 B and 1.2 T (recipe §2); for mixtures of sources so named."""
@@ -32,6 +33,33 @@ class Counts(Protocol):
     def num_sentences(self) -> int: ...
     @property
     def num_tokens(self) -> int: ...
+
+
+def drawn(spec: MixtureSpec, phases: Sequence[tuple[Mapping[str, float], float]]) -> MixtureSpec:
+    """Gives the mixture that one phase of training draws, or several draw together.
+
+    Args:
+      spec: the mixture.
+      phases: of each, its rate factors, as `rate_factors.with_factors` reads them, and how many
+        text tokens it draws.
+
+    Returns:
+      Its tasks with shares that sum to 1; those of which nothing is drawn are left out.
+
+    Raises:
+      ValueError: if a factor is negative or belongs to no task, or nothing is drawn.
+    """
+    shares = _shares(spec)
+    sums = dict.fromkeys(shares, 0.0)
+    for factors, tokens in phases:
+        rates = with_factors(shares, factors)
+        for name, rate in rates.items():
+            sums[name] += tokens * rate / sum(rates.values())
+    total = sum(sums.values())
+    if not total > 0:
+        raise ValueError(f"the phases {list(phases)} draw no token; give one that does.")
+    tasks = [replace(task, rate=sums[task.name] / total) for task in spec.tasks if sums[task.name]]
+    return replace(spec, tasks=tuple(tasks))
 
 
 def as_json(
@@ -169,16 +197,17 @@ def drift(statistics: Mapping[str, Any], spec: MixtureSpec) -> Drift:
     """Compares what a reader has drawn with what the mixture says.
 
     Args:
-      statistics: of `BatchReader.statistics`; the tasks' "text_tokens" are read.
-      spec: the mixture that was read.
+      statistics: of `BatchReader.statistics`; the tasks' "text_tokens" and "expected" are read.
+      spec: the mixture that was read, whose labels tell the groups.
     """
-    drawn = {task.name: statistics["tasks"][task.name]["text_tokens"] for task in spec.tasks}
-    total = sum(drawn.values())
-    realised = {name: count / max(total, 1) for name, count in drawn.items()}
+    tasks = statistics["tasks"]
+    total = sum(tasks[task.name]["text_tokens"] for task in spec.tasks)
+    realised = {task.name: tasks[task.name]["text_tokens"] / max(total, 1) for task in spec.tasks}
+    expected = {task.name: tasks[task.name]["expected"] for task in spec.tasks}
     differences = []
     for kind in ("language", "source", "form", "objective"):
         found = _sums(spec.tasks, realised, kind)
-        wanted = _sums(spec.tasks, _shares(spec), kind)
+        wanted = _sums(spec.tasks, expected, kind)
         differences += [Difference(kind, name, found[name], wanted[name]) for name in wanted]
     return Drift(total, tuple(differences))
 

@@ -105,12 +105,33 @@ def test_a_mixture_without_labels_has_a_table_too():
         mixture_report.table(spec, {})
 
 
+def test_phases_draw_what_their_factors_leave_of_a_mixture():
+    tasks = [
+        TaskSpec(name, "web", rate, {"kind": "clm"})
+        for name, rate in zip("abc", (4, 4, 8), strict=True)
+    ]
+    spec = MixtureSpec("m", "0" * 64, tuple(tasks))
+
+    def shares(*phases) -> dict[str, float]:
+        return {task.name: task.rate for task in mixture_report.drawn(spec, phases).tasks}
+
+    assert shares(({}, 7)) == {"a": 0.25, "b": 0.25, "c": 0.5}
+    without_c = {"[ab]": 3, "c": 0}
+    assert shares((without_c, 7)) == {"a": 0.5, "b": 0.5}
+    assert shares(({}, 300), (without_c, 100)) == {"a": 0.3125, "b": 0.3125, "c": 0.375}
+    with pytest.raises(ValueError, match="'d', which matches none"):
+        shares(({"d": 2}, 7))
+    with pytest.raises(ValueError, match="draw no token"):
+        shares(({}, 0))
+
+
 def statistics_of(spec: MixtureSpec, tokens: int, **changed: float) -> dict:
     total = sum(task.rate for task in spec.tasks)
     return {
         "tasks": {
             task.name: {
                 "text_tokens": round(tokens * changed.get(task.name, task.rate / total)),
+                "expected": task.rate / total,
             }
             for task in spec.tasks
         }
