@@ -21,8 +21,36 @@ EMBEDDING_STD = 0.02
 HIDDEN = ("batch", "length", "hidden")
 """Logical axes of the states between layers, [B, L, D]."""
 
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Computes x times the normal distribution's function at x, by erf as the published classes do.
+
+    The backward pass keeps x alone and computes the rest again: on CPUs, reading three further
+    arrays of the feed-forward's width takes longer.
+
+    Source: arXiv:1606.08415.
+    """
+    return x * _normal_cdf(x)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Array, gradient: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+    return (gradient * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,

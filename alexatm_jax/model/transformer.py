@@ -133,7 +133,8 @@ class Stack(nn.Module):
             layer_class = nn.remat(
                 layer_class,
                 policy=saved if cfg.remat == "dots" else None,
-                prevent_cse=not cfg.scan_layers,
+                # Straight-line code would share what is to be computed again.
+                prevent_cse=not cfg.scan_layers or cfg.scan_unroll >= self.num_layers,
             )
         if cfg.scan_layers:
             methods = [m for m in ("__call__", "cross_keys_values") if hasattr(layer_class, m)]
@@ -143,6 +144,7 @@ class Stack(nn.Module):
                 split_rngs={"params": True, "dropout": True},
                 in_axes=(0, nn.broadcast),
                 length=self.num_layers,
+                unroll=min(cfg.scan_unroll, self.num_layers),
                 methods=methods,
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(cfg)

@@ -23,6 +23,7 @@ NOT_IN_PARAMS = frozenset(
     {
         "dtype",
         "remat",
+        "scan_unroll",
         "position_init",
         "dropout_rate",
         "encoder_attention_dropout_rate",

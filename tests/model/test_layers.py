@@ -86,6 +86,16 @@ def test_activations_are_their_formulas():
         np.testing.assert_allclose(function(jnp.asarray(x, "f")), wanted[name], atol=1e-5)
 
 
+def test_the_gradient_of_gelu_is_its_derivative():
+    x = np.linspace(-6, 6, 121)
+    derivative = [
+        (1 + math.erf(v / math.sqrt(2))) / 2 + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+        for v in x
+    ]
+    gradient = jax.vmap(jax.grad(ACTIVATION_FUNCTIONS["gelu"]))(jnp.asarray(x, "f"))
+    np.testing.assert_allclose(gradient, derivative, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("equation", "x_shape", "shape"),
     [

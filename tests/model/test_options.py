@@ -49,6 +49,26 @@ def test_scanned_and_unrolled_layers_agree(tiny, random_params, batch):
     np.testing.assert_allclose(logits_of(scanned, restacked, batch), wanted, atol=1e-5)
 
 
+def test_several_layers_an_iteration_compute_the_same(tiny, random_params, batch):
+    params = random_params(Transformer(tiny(scan_layers=True)))
+
+    def compiled(**options):
+        config = tiny(scan_layers=True, **options)
+        return jax.jit(jax.grad(squared_logits(config, batch))).lower(params).compile()
+
+    one, straight = compiled(), compiled(scan_unroll=8)
+    again = compiled(scan_unroll=8, remat="full")
+    for program in (straight, again):
+        jax.tree.map(
+            lambda got, wanted: np.testing.assert_allclose(got, wanted, atol=1e-5, rtol=1e-4),
+            program(params),
+            one(params),
+        )
+    # Straight-line code could share what remat is to compute again.
+    dots = [program.as_text().count(" dot(") for program in (straight, again)]
+    assert dots[1] > 1.2 * dots[0]
+
+
 def count_products(jaxpr) -> int:
     """Counts matrix products, once each, in a jaxpr and all that it calls."""
     count = 0
