@@ -14,3 +14,13 @@ def print_log_lines() -> None:
     package.addHandler(handler)
     package.setLevel(logging.INFO)
     package.propagate = False
+
+
+def mark_log_lines(process: int) -> None:
+    """Puts the process's number before its log lines; all but process 0 print warnings only."""
+    package = logging.getLogger("alexatm_jax")
+    for handler in package.handlers:
+        marked = logging.Formatter(f"%(asctime)s [process {process}] %(message)s", "%H:%M:%S")
+        handler.setFormatter(marked)
+    if process > 0:
+        package.setLevel(logging.WARNING)

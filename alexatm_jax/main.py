@@ -18,9 +18,9 @@ import gin
 from absl import app, flags
 from absl import logging as absl_logging
 
-from alexatm_jax import gin_config
+from alexatm_jax import cluster, gin_config
 from alexatm_jax.host_memory import keep_freed_memory
-from alexatm_jax.log_lines import print_log_lines
+from alexatm_jax.log_lines import mark_log_lines, print_log_lines
 from alexatm_jax.preflight import Refusal, check_types, refusing
 
 RUN_MODES = {
@@ -47,6 +47,13 @@ flags.DEFINE_multi_string(
 flags.DEFINE_list(
     "gin_search_paths", [], "Folders to find gin files in, before those that come with alexatm."
 )
+flags.DEFINE_enum(
+    "cluster", "auto", cluster.CLUSTERS, "Where a process of several finds its place among them."
+)
+flags.DEFINE_string("coordinator_address", None, "HOST:PORT at which process 0 can be reached.")
+flags.DEFINE_integer("num_processes", None, "How many processes train together.")
+flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+flags.DEFINE_integer("start_timeout", 300, "How long they wait for each other, seconds.", 1)
 
 
 def expand_gin_flags(argv: Sequence[str]) -> list[str]:
@@ -61,6 +68,7 @@ def run(_: Sequence[str]) -> None:
     """Runs the mode that the flags ask for; a refusal exits with code 2."""
     absl_logging.set_verbosity(absl_logging.WARNING)
     try:
+        start_together(FLAGS.run_mode)
         execute(
             FLAGS.run_mode,
             FLAGS.gin_file,
@@ -70,7 +78,25 @@ def run(_: Sequence[str]) -> None:
         )
     except Refusal as refusal:
         print(f"alexatm: {refusal}", file=sys.stderr)
+        cluster.abandon(2, str(refusal))
         sys.exit(2)
+    except (Exception, KeyboardInterrupt) as error:
+        cluster.abandon(1, f"{type(error).__name__}: {error}")
+        raise
+
+
+def start_together(run_mode: str) -> None:
+    """Joins the processes of this run, if there are several, as the flags say."""
+    given = cluster.Given(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
+    with refusing():
+        count = cluster.start(FLAGS.cluster, given, FLAGS.start_timeout)
+        if count > 1 and run_mode != "train":
+            raise cluster.ClusterError(
+                f"--run_mode={run_mode} runs in one process, and {count} were started; start one, "
+                "with --cluster=none."
+            )
+    if count > 1:
+        mark_log_lines(cluster.process_id())
 
 
 def execute(
@@ -99,6 +125,8 @@ def execute(
         gin_config.load(gin_files, bindings, gin_config.search_paths(search))
         gin_config.check_complete(_function_of(run_mode))
         function, arguments = configured(run_mode)
+        cluster.check_configuration(gin_config.operative_text())
+        cluster.check_devices()
     if topology is not None:
         arguments["topology"] = topology
     function(**arguments)

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     },
 }
 """Besides what OPEN_TO_ALL names; everything else in the package is shut."""
-OPEN_TO_ALL = {"batch", "hardware", "hlo", "log_lines", "whole_files", "__version__"}
+OPEN_TO_ALL = {"batch", "cluster", "hardware", "hlo", "log_lines", "whole_files", "__version__"}
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys

@@ -1,0 +1,198 @@
+"""Many machines: starts the processes of a run together, and lets them agree.
+
+    cluster.start(...)            before any computation; where there is one process, nothing
+    cluster.is_first()            whether this process writes what one must write
+    cluster.gathered(value)       the values of all processes, in order
+
+A single process needs no start: it is the first, and gathers what it gives.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import secrets
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from alexatm_jax.cluster.peers import Peers
+from alexatm_jax.cluster.place import CLUSTERS, ClusterError, Given, find_place
+from alexatm_jax.cluster.roll_call import call_roll, difference
+
+__all__ = [
+    "CLUSTERS",
+    "ClusterError",
+    "Given",
+    "abandon",
+    "agreed_to_stop",
+    "check_alike",
+    "check_configuration",
+    "check_devices",
+    "check_shared_folder",
+    "gathered",
+    "is_first",
+    "process_id",
+    "start",
+]
+
+logger = logging.getLogger(__name__)
+
+_HEARTBEAT_SECONDS = 50
+"""jax's own watch stands behind ours: it also sees a process that lives and does nothing."""
+
+_peers: Peers | None = None
+
+
+def start(
+    cluster: str = "auto",
+    given: Given | None = None,
+    start_timeout_seconds: int = 300,
+) -> int:
+    """Brings the processes of a run together; call it before any jax computation.
+
+    Args:
+      cluster: one of CLUSTERS; where the place of this process is found.
+      given: what is known of it beforehand.
+      start_timeout_seconds: how long to wait for the others.
+
+    Returns:
+      How many processes there are; 1 if nothing was started.
+
+    Raises:
+      ClusterError: in every process that came: if some did not, who; or if they differ in their
+        versions or devices, in what. The message names processes and machines.
+    """
+    global _peers
+    place = find_place(cluster, given or Given(), start_timeout_seconds)
+    if place is None:
+        return 1
+    hosts, lines = call_roll(place, start_timeout_seconds)
+    # jax would take SIGTERM for its own service; see training/stopping.py for ours.
+    jax.config.update("jax_enable_preemption_service", False)
+    jax.distributed.initialize(
+        place.coordinator_address,
+        place.num_processes,
+        place.process_id,
+        local_device_ids=place.local_device_ids,
+        cluster_detection_method="deactivate",
+        initialization_timeout=start_timeout_seconds,
+        heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+    )
+    _peers = Peers(place.process_id, hosts, lines)
+    atexit.register(_peers.leave)  # runs before jax's goodbye, registered when jax was imported
+    return place.num_processes
+
+
+def check_devices() -> None:
+    """Checks that every process has as many devices of one kind; logs what came together.
+
+    Raises:
+      ClusterError: in all of them, naming processes, machines and what differs.
+    """
+    if _peers is None:
+        return  # without waking the devices, which some run modes never use
+    devices = jax.local_devices()
+    kind = f"{len(devices)} x {devices[0].device_kind}"
+    check_alike("devices", {"devices": kind})
+    hosts = ", ".join(dict.fromkeys(_peers.hosts))
+    logger.info("%d processes of %s on %s", len(_peers.hosts), kind, hosts)
+
+
+def check_configuration(text: str) -> None:
+    """Checks that every process was given the same configuration; all must call it."""
+    lines = text.splitlines()
+    check_alike("configurations", {f"line {n}": line for n, line in enumerate(lines, 1)})
+
+
+def process_id() -> int:
+    """The number of this process, from 0."""
+    return _peers.process_id if _peers else 0
+
+
+def is_first() -> bool:
+    """Whether this is process 0, which writes logs, metrics and whatever one must write."""
+    return process_id() == 0
+
+
+def gathered(value: Any) -> list[Any]:
+    """Waits until every process has called this; gives the JSON-able values of all, in order.
+
+    It computes nothing on devices. All must call it equally often, in the same order.
+    """
+    return _peers.gathered(value) if _peers else [value]
+
+
+def agreed_to_stop(step: int, wish: bool) -> bool:
+    """Whether all processes stop behind this step; all call it behind every step.
+
+    Args:
+      step: the one just given to the devices; rises from call to call.
+      wish: whether this process wants all to stop.
+
+    Returns:
+      Alone, `wish`. Among several, True in all of them at the same step, soon after one wished.
+    """
+    if _peers is None:
+        return wish
+    if wish:
+        _peers.ask_to_stop()
+    return _peers.stops_at(step)
+
+
+def check_alike(what: str, facts: Mapping[str, Any]) -> None:
+    """Checks that every process has the same facts; all must call it.
+
+    Raises:
+      ClusterError: in all of them, naming processes, machines and what differs.
+    """
+    if _peers:
+        names = [_peers.name(k) for k in range(len(_peers.hosts))]
+        everybody = zip(names, gathered(dict(facts)), strict=True)
+        if problem := difference(list(everybody), what):
+            raise ClusterError(problem)
+
+
+def check_shared_folder(folder: str | Path, name: str) -> None:
+    """Checks that a folder, made if need be, is one and the same for all; all must call it.
+
+    Args:
+      name: what the configuration calls it.
+
+    Raises:
+      ClusterError: in all processes, naming those that see another folder.
+    """
+    if _peers is None:
+        return
+    token = Path(folder) / f".shared-{secrets.token_hex(8)}"
+    if is_first():
+        token.parent.mkdir(parents=True, exist_ok=True)
+        token.touch()
+    first_folder, first_name = gathered([str(folder), token.name])[0]
+    seen = gathered((Path(folder) / first_name).exists())
+    if is_first():
+        token.unlink()
+    if not all(seen):
+        blind = ", ".join(_peers.name(k) for k, there in enumerate(seen) if not there)
+        raise ClusterError(
+            f"{name} {first_folder} of {_peers.name(0)} is not that of {blind}; give a folder "
+            "that all machines share."
+        )
+
+
+def abandon(code: int, reason: str) -> None:
+    """Tells the other processes that this one fails, so that they end, and exits; alone, nothing.
+
+    Call it where an error would end the program: an ordinary exit waits for the others.
+
+    Args:
+      code: exit code, of them all.
+      reason: what the others print.
+    """
+    if _peers:
+        if code == 1:
+            traceback.print_exc()
+        _peers.abandon(code, reason)
