@@ -127,7 +127,7 @@ def training_flops(config: ModelConfig, work: Work, frozen: Collection[str] = ()
     """
     if unknown := sorted(set(frozen) - set(PARTS)):
         raise ValueError(f"frozen names {unknown}; choose among {', '.join(PARTS)}.")
-    parts = _existing_parts(config)
+    parts = existing_parts(config)
     trained = parts - set(frozen)
     below_encoder = bool(trained & ENCODER_PARTS)
     below_head = bool(trained & (parts - {"lm_head"}))
@@ -140,17 +140,18 @@ def training_flops(config: ModelConfig, work: Work, frozen: Collection[str] = ()
         + count.decoder * (1 + decoder + below_head)
         + count.decoder_attention * (1 + 2 * below_head)
         + count.cross_attention * (1 + below_head + (decoder or below_encoder))
-        + count.head * (1 + (_head_part(config) in trained) + below_head)
+        + count.head * (1 + (head_part(config) in trained) + below_head)
     )
 
 
-def _existing_parts(config: ModelConfig) -> set[str]:
-    """Leaves out the tables that sharing and tying do away with."""
+def existing_parts(config: ModelConfig) -> set[str]:
+    """Gives the parts of a model's tree: PARTS without the tables that are shared or tied away."""
     absent = {"decoder_tokens"} if config.share_embeddings else set()
     return set(PARTS) - absent - ({"lm_head"} if config.tie_lm_head else set())
 
 
-def _head_part(config: ModelConfig) -> str:
+def head_part(config: ModelConfig) -> str:
+    """Names the part whose table is the LM head."""
     if not config.tie_lm_head:
         return "lm_head"
     return "encoder_tokens" if config.share_embeddings else "decoder_tokens"

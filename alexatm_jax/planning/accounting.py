@@ -50,7 +50,8 @@ def tables(state: TrainState) -> tuple[TableRow, ...]:
     params = dict(_paths(state.params))
     moments: dict[tuple[str, ...], int] = dict.fromkeys(params, 0)
     scalars = 0
-    for path, leaf in _paths((state.opt_state, state.sums, state.step)):
+    groups = list(state.opt_state.values())
+    for path, leaf in _paths((groups, state.sums, state.step)):
         if path in moments:
             moments[path] += shard_bytes(leaf)
         else:

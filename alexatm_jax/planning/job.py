@@ -8,7 +8,8 @@ from alexatm_jax import preflight
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.partitioning import Partitioning
-from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.phases import ResolvedPhase
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,13 @@ class Job:
             self.partitioning, self.batch_size, self.training.num_microbatches, num_devices
         )
         self.decoding.check_fits(self.model)
+
+    @property
+    def phases(self) -> tuple[ResolvedPhase, ...]:
+        """What the run trains, and how, from step to step."""
+        return self.training.resolved_phases(
+            self.model, self.batch_size, self.source_length, self.target_length
+        )
 
     @property
     def prompt_tokens(self) -> int:

@@ -54,9 +54,9 @@ class Program:
 
 def placed_state(job: Job, mesh: Mesh) -> TrainState:
     """Gives the training state abstractly: shapes, dtypes, and where they live."""
-    model, optimizer = Transformer(job.model), job.training.optimizer.transformation()
-    shardings = state_shardings(model, optimizer, job.partitioning, mesh)
-    return abstract_state(model, optimizer, shardings)
+    model, optimizer, phase = Transformer(job.model), job.training.optimizer, job.phases[-1]
+    shardings = state_shardings(model, optimizer, phase, job.partitioning, mesh)
+    return abstract_state(model, optimizer, phase, shardings)
 
 
 def train_program(job: Job, mesh: Mesh) -> Program:
@@ -64,7 +64,8 @@ def train_program(job: Job, mesh: Mesh) -> Program:
     config = job.training
     step = make_train_step(
         Transformer(job.model),
-        config.optimizer.transformation(),
+        config.optimizer,
+        job.phases[-1],
         seed=config.seed,
         log_period_steps=config.log_period_steps,
         num_microbatches=config.num_microbatches,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,24 @@ import jax
 from jax.sharding import Mesh
 
 from alexatm_jax import preflight
-from alexatm_jax.batch import batch_shapes
-from alexatm_jax.data import cache, mixture_report, pipeline
+from alexatm_jax.data import cache
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.runs.caching import DataConfig, check_can_build, is_cached, open_cache
+from alexatm_jax.runs.training_data import (
+    PhaseReaders,
+    reader_configs,
+    report_data,
+    report_mixture,
+)
 from alexatm_jax.training import checkpoint, loop, warm_start_report
+from alexatm_jax.training.phases import ResolvedPhase
 from alexatm_jax.training.state import abstract_params
 from alexatm_jax.training.warm_start import PreparedStart, WarmStart, check_same_start, prepare
 from alexatm_jax.whole_files import write_json, write_whole
 
 logger = logging.getLogger(__name__)
-
-_LEAST_FILL = 0.8
 
 
 def train(
@@ -46,7 +50,7 @@ def train(
     """Run mode `train`: pre-trains into `model_dir`, from where it left off.
 
     Args:
-      task_feature_lengths: {"inputs": S, "targets": T}, tokens.
+      task_feature_lengths: {"inputs": S, "targets": T}, tokens; of the first phase, as batch_size.
       batch_size: rows of an update, over all devices and microbatches.
       num_streams, packing, data_seed, max_epochs: see `data.pipeline.ReaderConfig`.
       warm_start: parameters that a fresh run takes from another checkpoint; a run that goes on
@@ -56,11 +60,11 @@ def train(
     network = Transformer(model)
     with preflight.refusing():
         preflight.check_feature_lengths(task_feature_lengths, model)
-        mesh = _checked_mesh(network, partitioning, batch_size, training.num_microbatches)
         lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
-        reader_config = pipeline.ReaderConfig(
-            batch_size,
-            *lengths,
+        phases = training.resolved_phases(model, batch_size, *lengths)
+        mesh = _checked_mesh(network, partitioning, phases, training.num_microbatches)
+        configs = reader_configs(
+            phases,
             seed=data_seed,
             num_streams=num_streams,
             packing=packing,
@@ -74,67 +78,48 @@ def train(
             preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
     mixture = open_cache(data)
     with preflight.refusing():
-        _report_mixture(data.cache_dir, mixture, reader_config, training.train_steps)
-        reader = _open_reader(data.cache_dir, mixture, reader_config)
+        report_mixture(data.cache_dir, mixture, phases, configs)
+        readers = PhaseReaders(data.cache_dir, mixture, phases, configs, mesh)
         provenance = _provenance(model, data.cache_dir, mixture, config_text)
-        earlier = _check_earlier_checkpoint(model_dir, provenance, reader)
+        earlier = _check_earlier_checkpoint(model_dir, provenance, readers)
         provenance["warm_start"] = _describe_start(start, earlier, provenance["vocabulary_sha256"])
         preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
         write_whole(Path(model_dir) / "config.gin", config_text.encode())
         _report_start(start, earlier, model_dir)
     logger.info("mesh: %s", preflight.describe_mesh(mesh))
-    with contextlib.ExitStack() as prefetching:
+    with readers:
         loop.train(
             network,
             training,
+            phases,
             partitioning,
             mesh,
-            _prefetch_from(reader, prefetching),
-            batch_shapes(batch_size, *lengths),
+            readers.open,
             model_dir,
             provenance,
-            on_checkpoint=lambda state: _report_data(reader.statistics(state), mixture, model_dir),
+            on_checkpoint=lambda state: report_data(readers.statistics(state), mixture, model_dir),
             warm_start=start,
         )
     plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
 
 
 def _checked_mesh(
-    network: Transformer, partitioning: Partitioning, batch_size: int, num_microbatches: int
+    network: Transformer,
+    partitioning: Partitioning,
+    phases: Sequence[ResolvedPhase],
+    num_microbatches: int,
 ) -> Mesh:
-    """Makes the mesh of all devices, once batch and parameters are known to divide over it."""
-    preflight.check_mesh(partitioning, batch_size, num_microbatches, jax.device_count())
+    """Makes the mesh of all devices, once batches and parameters are known to divide over it."""
+    for phase in phases:
+        with phase.blamed():
+            preflight.check_mesh(
+                partitioning, phase.batch_size, num_microbatches, jax.device_count()
+            )
+            lengths = {"inputs": phase.source_length, "targets": phase.target_length}
+            preflight.check_feature_lengths(lengths, network.config)
     mesh = partitioning.make_mesh()
     partitioning.param_shardings(abstract_params(network), mesh)
     return mesh
-
-
-def _open_reader(
-    cache_dir: str, mixture: cache.MixtureSpec, config: pipeline.ReaderConfig
-) -> pipeline.BatchReader:
-    """Opens this host's part of the batches, and logs an example of each objective."""
-    for task in {task.objective["kind"]: task for task in reversed(mixture.tasks)}.values():
-        logger.info("example of %s", cache.rendered_example(cache_dir, task))
-    return pipeline.open_reader(
-        cache_dir,
-        mixture.mixture,
-        config,
-        host_index=jax.process_index(),
-        host_count=jax.process_count(),
-    )
-
-
-def _prefetch_from(
-    reader: pipeline.BatchReader, prefetching: contextlib.ExitStack
-) -> loop.OpenReader:
-    """Gives what opens the batches at a reader's state; they end with `prefetching`."""
-
-    def prefetcher(state: dict[str, Any] | None) -> pipeline.Prefetcher:
-        if state is not None:
-            reader.set_state(state)
-        return prefetching.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
-
-    return prefetcher
 
 
 def _provenance(
@@ -151,46 +136,8 @@ def _provenance(
     }
 
 
-def _report_mixture(
-    cache_dir: str, mixture: cache.MixtureSpec, config: pipeline.ReaderConfig, train_steps: int
-) -> None:
-    """Logs what the run reads.
-
-    Raises:
-      ValueError: if it would read some of it more often than `max_epochs` allows.
-    """
-    provenances = cache.read_provenances(cache_dir, mixture.corpora)
-    target_tokens = train_steps * config.batch_size * config.decoder_length
-    logger.info("%s", mixture_report.table(mixture, provenances, target_tokens))
-    # Rows are never emptier than this, so what is too much here is too much.
-    fewest = mixture_report.as_json(mixture, provenances, _LEAST_FILL * target_tokens)
-    texts = max(fewest["texts"], key=lambda text: text["most"]["epochs"])
-    if config.max_epochs is not None and texts["most"]["epochs"] > config.max_epochs:
-        raise ValueError(
-            f"{train_steps} steps read {texts['source']} {texts['most']['language']} "
-            f"{texts['form']} {texts['most']['epochs']:.1f} times, and max_epochs allows "
-            f"{config.max_epochs}; take fewer steps, give more text, or raise max_epochs."
-        )
-
-
-def _report_data(statistics: dict[str, Any], mixture: cache.MixtureSpec, model_dir: str) -> None:
-    """Logs how full rows are and what has been read; keeps all of it in data_statistics.json.
-
-    Shares that have drifted from the mixture's are warned of.
-    """
-    drift = mixture_report.drift(statistics, mixture)
-    epochs = [task["epochs"] for task in statistics["tasks"].values()]
-    logger.info(
-        "data so far: rows %.1f %% full; %.2f to %.2f epochs; %s",
-        *(100 * statistics["fill"], min(epochs), max(epochs), "; ".join(drift.lines())),
-    )
-    if drift.warning:
-        logger.warning("%s", drift.warning)
-    write_json(Path(model_dir) / "data_statistics.json", statistics)
-
-
 def _check_earlier_checkpoint(
-    model_dir: str, provenance: dict[str, Any], reader: pipeline.BatchReader
+    model_dir: str, provenance: dict[str, Any], readers: PhaseReaders
 ) -> dict[str, Any]:
     """Checks that the run can go on from its newest checkpoint; gives its provenance, if any."""
     folder = Path(model_dir) / "checkpoints"
@@ -198,7 +145,8 @@ def _check_earlier_checkpoint(
         return {}
     found = checkpoint.read_provenance(folder)
     checkpoint.check_provenance(found, provenance, str(folder))
-    reader.set_state(checkpoint.read_reader_state(folder))
+    _, step = checkpoint.locate(folder)
+    readers.check_state(checkpoint.read_reader_state(folder), step)
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax
@@ -16,7 +18,11 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexatm_jax.batch import OBJECTIVES
+from alexatm_jax.model.flops import PARTS
 from alexatm_jax.partitioning import Partitioning, placed, replicated
+from alexatm_jax.training.optimizer import AdamW
+from alexatm_jax.training.optimizer_state import opt_state_shardings
+from alexatm_jax.training.phases import ResolvedPhase
 
 Sums = dict[str, Array]
 
@@ -31,7 +37,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, the number of updates made.
       params: the model's parameters, unboxed.
-      opt_state: optax's.
+      opt_state: optax's, of each group of `ResolvedPhase.groups`; what is frozen has none.
       sums: metrics summed since the last progress line, so that a run stopped between two lines
         continues with the same next line.
     """
@@ -65,30 +71,56 @@ def abstract_params(model: nn.Module) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), tokens, tokens)["params"]
 
 
+def part_of(tree: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
+    """Gives some parts of a tree of parameters, by its first names."""
+    return {name: tree[name] for name in sorted(parts)}
+
+
+def directions(
+    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase
+) -> dict[str, optax.GradientTransformation]:
+    """Gives what makes each group's updates: at learning rate 1, and without clipping."""
+    specs = nn.get_partition_spec(abstract_params(model))
+    return {
+        name: optimizer.direction(part_of(specs, parts)) for name, parts in phase.groups.items()
+    }
+
+
+def _first_opt_state(
+    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase, params: Any
+) -> dict[str, Any]:
+    made = directions(model, optimizer, phase)
+    return {name: made[name].init(part_of(params, parts)) for name, parts in phase.groups.items()}
+
+
 def state_shardings(
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: AdamW,
+    phase: ResolvedPhase,
     partitioning: Partitioning,
     mesh: Mesh,
 ) -> TrainState:
     """Places the whole state: optimizer moments beside their parameters, the rest everywhere."""
     boxed = abstract_params(model)
-    params = partitioning.param_shardings(boxed, mesh)
+    shapes, params = nn.unbox(boxed), partitioning.param_shardings(boxed, mesh)
     everywhere = replicated(mesh)
-    opt_state = optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        jax.eval_shape(optimizer.init, nn.unbox(boxed)),
-        params,
-        transform_non_params=lambda _: everywhere,
-    )
+    opt_state = {
+        name: opt_state_shardings(
+            direction,
+            part_of(shapes, phase.groups[name]),
+            part_of(params, phase.groups[name]),
+            mesh,
+        )
+        for name, direction in directions(model, optimizer, phase).items()
+    }
     sums = jax.tree.map(lambda _: everywhere, jax.eval_shape(zero_sums))
     return TrainState(everywhere, params, opt_state, sums)
 
 
 def create_state(
     model: nn.Module,
-    optimizer: optax.GradientTransformation,
+    optimizer: AdamW,
+    phase: ResolvedPhase,
     shardings: TrainState,
     seed: int,
     given: Mapping[str, Given] | None = None,
@@ -98,6 +130,7 @@ def create_state(
     The values depend on the seed and on `given` alone, not on the mesh.
 
     Args:
+      phase: the first one.
       given: parameters that start from elsewhere, by "/"-joined path, in their own shape, dtype
         and sharding; the arrays are donated, so that no leaf is held twice.
     """
@@ -110,7 +143,8 @@ def create_state(
         for path, array in arrays.items():
             leaves[path] = _filled(leaves[path], array, filled[path])
         params = unflatten_dict(leaves, sep="/")
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums())
+        opt_state = _first_opt_state(model, optimizer, phase, params)
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, zero_sums())
 
     arrays = {path: array for path, (array, _) in given.items()}
     return jax.jit(create, out_shardings=shardings, donate_argnums=1)(jax.random.key(seed), arrays)
@@ -123,14 +157,58 @@ def _filled(initial: Array, array: Array, mask: np.ndarray | None) -> Array:
 
 
 def abstract_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, shardings: TrainState
+    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase, shardings: TrainState
 ) -> TrainState:
     """Gives the state's shapes, dtypes and shardings without allocating any of it."""
     params = nn.unbox(abstract_params(model))
     shapes = TrainState(
         jax.ShapeDtypeStruct((), jnp.int32),
         params,
-        jax.eval_shape(optimizer.init, params),
+        jax.eval_shape(functools.partial(_first_opt_state, model, optimizer, phase), params),
         jax.eval_shape(zero_sums),
     )
     return placed(shapes, shardings)
+
+
+def entered(
+    state: TrainState,
+    model: nn.Module,
+    optimizer: AdamW,
+    phase: ResolvedPhase,
+    shardings: TrainState,
+) -> TrainState:
+    """Changes the optimizer's state from that of the phase before to that of `phase`.
+
+    What trained before and still does keeps its state; what begins to train gets a new one, born
+    on its own devices; what is frozen loses its state.
+
+    Args:
+      state: of the phase before, or already of this one.
+      shardings: of the state in this phase.
+    """
+    held = {
+        name: _of_parts(state.opt_state[name], parts)
+        for name, parts in phase.groups.items()
+        if name in state.opt_state
+    }
+    begun = {name: phase.groups[name] for name in phase.groups.keys() - held.keys()}
+    if begun:
+        starting = dataclasses.replace(phase, groups=begun)
+        held |= jax.jit(
+            functools.partial(_first_opt_state, model, optimizer, starting),
+            out_shardings=part_of(shardings.opt_state, begun),
+        )(state.params)
+    return dataclasses.replace(state, opt_state=held)
+
+
+def _of_parts(opt_state: Any, parts: Collection[str]) -> Any:
+    """Cuts a group's state down to these parts, in every tree like the parameters within it."""
+
+    def is_params(node: Any) -> bool:
+        return isinstance(node, dict) and set(parts) <= node.keys() <= set(PARTS)
+
+    return jax.tree.map(
+        lambda node: part_of(node, parts) if is_params(node) else node,
+        opt_state,
+        is_leaf=is_params,
+    )

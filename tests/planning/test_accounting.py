@@ -32,11 +32,9 @@ def held_bytes(tree) -> int:
 def test_tables_add_up_to_what_a_device_really_holds(make_job, make_machine, sizes, scan_layers):
     job = make_job(Partitioning(*sizes), scan_layers=scan_layers)
     rows = tables(state_on(job, make_machine()))
-    model, optimizer = Transformer(job.model), job.training.optimizer.transformation()
-    shardings = state_shardings(model, optimizer, job.partitioning, job.partitioning.make_mesh())
-    zeros = jax.tree.map(
-        lambda x: np.zeros(x.shape, x.dtype), abstract_state(model, optimizer, shardings)
-    )
+    about = (Transformer(job.model), job.training.optimizer, job.phases[0])
+    shardings = state_shardings(*about, job.partitioning, job.partitioning.make_mesh())
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_state(*about, shardings))
     state = jax.device_put(zeros, shardings)
 
     assert sum(row.parameters for row in rows) == sum(x.size for x in jax.tree.leaves(state.params))

@@ -15,6 +15,7 @@ from alexatm_jax.partitioning import Partitioning, batch_sharding
 from alexatm_jax.planning import compiled
 from alexatm_jax.planning.compiled import DoesNotFit, compile_figures
 from alexatm_jax.planning.topology import make_devices, parse_topology
+from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
 from alexatm_jax.training.state import abstract_params, abstract_state, state_shardings
 from alexatm_jax.training.step import make_train_step
@@ -93,15 +94,16 @@ def test_a_train_step_gathers_every_weight_twice_and_sums_every_gradient():
     model, partitioning = Transformer(config), Partitioning(fsdp=8)
     mesh = partitioning.make_mesh(jax.devices()[:8])
     schedule = LinearSchedule(peak=1e-3, final=1e-4, total_steps=100)
-    optimizer = AdamW(schedule=schedule).transformation()
-    shardings = state_shardings(model, optimizer, partitioning, mesh)
-    state = abstract_state(model, optimizer, shardings)
+    optimizer = AdamW(schedule=schedule)
+    phase = TrainingConfig(100, optimizer).resolved_phases(config, 8, 32, 32)[0]
+    shardings = state_shardings(model, optimizer, phase, partitioning, mesh)
+    state = abstract_state(model, optimizer, phase, shardings)
     rows = batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=rows)
         for name, shape in batch_shapes(8, 32, 32).items()
     }
-    step = make_train_step(model, optimizer, seed=0, log_period_steps=10)
+    step = make_train_step(model, optimizer, phase, seed=0, log_period_steps=10)
     with nn.logical_axis_rules(partitioning.rules):
         figures = compile_figures(
             step,

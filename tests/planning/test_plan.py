@@ -123,7 +123,7 @@ def test_a_job_that_cannot_be_laid_out_is_refused(make_job, make_machine):
     for job, message in (
         (make_job(rows=12), "do not divide"),
         (make_job(num_microbatches=3), "3 microbatches"),
-        (make_job(d_model=18, num_heads=3), "these parameters do not divide"),
+        (make_job(d_model=18, num_heads=3), "these parameters cannot be placed"),
         (make_job(max_positions=9), "TASK_FEATURE_LENGTHS"),
         (dataclasses.replace(make_job(), fill=0.0), "fill is 0.0"),
         (dataclasses.replace(make_job(), num_choices=0), "num_choices is 0"),

@@ -84,7 +84,7 @@ def check(message: str, *parts: str) -> None:
         ({"ModelConfig__num_heads": 3}, ["d_model 16", "3 heads", "divisors"]),
         (
             MESH_1_4_2 | {"ModelConfig__d_model": 10},
-            ["do not divide", "10 over fsdp = 4"],
+            ["cannot be placed", "10 over fsdp = 4"],
         ),
         ({"ModelConfig__vocab_size": 256}, ["300 pieces", "256 rows", "raise ModelConfig"]),
         ({"DataConfig__max_documents": 10, "CACHE_DIR": "{folder}/new"}, ["40 documents", "cache"]),

@@ -8,6 +8,7 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 from flax import linen as nn
@@ -17,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from alexatm_jax.batch import batch_shapes, check_batch
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
+from alexatm_jax.training.phases import resolved
 from alexatm_jax.training.state import abstract_params
 
 ROWS, S, T, V = 8, 6, 7, 20
@@ -64,6 +66,41 @@ def adamw():
 
     def make(rate: float = 0.01, **changes) -> AdamW:
         return AdamW(LinearSchedule(rate, rate, total_steps=1000), **changes)
+
+    return make
+
+
+@dataclasses.dataclass(frozen=True)
+class Sgd:
+    """Gradient descent behind the interface of our optimizers."""
+
+    schedule: LinearSchedule
+    clip_norm: float | None = None
+
+    def direction(self, specs) -> optax.GradientTransformation:
+        return optax.sgd(1.0)
+
+
+@pytest.fixture(scope="session")
+def sgd():
+    """Makes plain gradient descent with a constant learning rate."""
+    return lambda rate, **changes: Sgd(LinearSchedule(rate, rate, total_steps=1000), **changes)
+
+
+@pytest.fixture(scope="session")
+def phases_of():
+    """Resolves phases of a model and an optimizer for the batches made here; one by default."""
+
+    def make(model: Transformer, optimizer, phases=(), train_steps=1000):
+        return resolved(
+            phases,
+            train_steps=train_steps,
+            model=model.config,
+            schedule=optimizer.schedule,
+            batch_size=ROWS,
+            source_length=S,
+            target_length=T,
+        )
 
     return make
 

@@ -7,7 +7,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import orbax.checkpoint as ocp
 import pytest
 from etils import epath
@@ -23,9 +22,17 @@ from alexatm_jax.training.checkpoint import (
     read_params,
     read_provenance,
 )
-from alexatm_jax.training.state import TrainState, abstract_params, state_shardings, zero_sums
+from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.optimizer import AdamW, LinearSchedule
+from alexatm_jax.training.state import (
+    TrainState,
+    abstract_params,
+    directions,
+    state_shardings,
+    zero_sums,
+)
 
-OPTIMIZER = optax.adamw(0.1)
+OPTIMIZER = AdamW(LinearSchedule(0.1, 0.1, total_steps=10))
 
 
 def state_at(model, step: int) -> TrainState:
@@ -34,9 +41,14 @@ def state_at(model, step: int) -> TrainState:
     params = jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), nn.unbox(abstract_params(model))
     )
-    opt_state = jax.tree.map(lambda x: x + step, OPTIMIZER.init(params))
+    opt_state = directions(model, OPTIMIZER, phase_of(model))["from_0"].init(params)
+    opt_state = {"from_0": jax.tree.map(lambda x: x + step, opt_state)}
     sums = jax.tree.map(lambda x: x + step, zero_sums())
     return TrainState(jnp.asarray(step, jnp.int32), params, opt_state, sums)
+
+
+def phase_of(model):
+    return TrainingConfig(9, OPTIMIZER).resolved_phases(model.config, 8, 6, 7)[0]
 
 
 def provenance_of(model) -> dict:
@@ -60,7 +72,7 @@ def assert_identical(tree, other) -> None:
 
 def test_a_state_comes_back_whole(tiny, folder):
     mesh = Partitioning(data=2, fsdp=2, tensor=2).make_mesh()
-    shardings = state_shardings(tiny(), OPTIMIZER, Partitioning(), mesh)
+    shardings = state_shardings(tiny(), OPTIMIZER, phase_of(tiny()), Partitioning(), mesh)
     abstract = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         state_at(tiny(), 0),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 from hypothesis import given as drawn
@@ -14,11 +13,13 @@ from hypothesis import strategies as st
 
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import leaf_reading
+from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.leaf_reading import layer_numbers
+from alexatm_jax.training.optimizer import AdamW, LinearSchedule
 from alexatm_jax.training.state import create_state, state_shardings
 from alexatm_jax.training.warm_start import WarmStart, prepare
 
-OPTIMIZER = optax.adam(0.1)
+OPTIMIZER = AdamW(LinearSchedule(0.1, 0.1, total_steps=10))
 MESH_222 = Partitioning(data=2, fsdp=2, tensor=2)
 
 
@@ -34,7 +35,11 @@ def sources(tiny, write_checkpoint, tmp_path_factory) -> dict[str, Path]:
 
 def shardings_of(model, partitioning=MESH_222):
     mesh = partitioning.make_mesh(jax.devices()[: 8 if partitioning == MESH_222 else 1])
-    return state_shardings(model, OPTIMIZER, partitioning, mesh)
+    return state_shardings(model, OPTIMIZER, phase_of(model), partitioning, mesh)
+
+
+def phase_of(model):
+    return TrainingConfig(1, OPTIMIZER).resolved_phases(model.config, 8, 6, 7)[0]
 
 
 def read(model, source, copies="model", rows="equal", partitioning=MESH_222):
@@ -43,7 +48,7 @@ def read(model, source, copies="model", rows="equal", partitioning=MESH_222):
 
 
 def started(model, given):
-    return create_state(model, OPTIMIZER, shardings_of(model), 0, given)
+    return create_state(model, OPTIMIZER, phase_of(model), shardings_of(model), 0, given)
 
 
 def assert_identical(left, right) -> None:
@@ -84,7 +89,7 @@ def test_what_was_read_becomes_the_state_and_is_held_once(
     state = started(model, given)
     assert all(array.is_deleted() for array, _ in given.values())
     assert_identical(values_by_layer(state.params), values_of(tiny(param_dtype="bfloat16")))
-    moments = state.opt_state[0]
+    moments = state.opt_state["from_0"][0]
     assert int(state.step) == int(moments.count) == 0
     assert all(not leaf.any() for leaf in jax.tree.leaves((moments.mu, moments.nu)))
     assert jax.tree.map(lambda leaf: leaf.sharding, state.params) == shardings_of(model).params

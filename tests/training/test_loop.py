@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pytest
 
-from alexatm_jax.batch import NoMoreBatches, batch_shapes
+from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop
 from alexatm_jax.training.checkpoint import locate, read_provenance
-from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.progress import ProgressLog
 
 LOSSES = ("step", "loss", "loss/denoising", "loss/clm", "gradient_norm", "decoder_tokens")
@@ -34,7 +34,7 @@ def run(tiny, adamw, make_batch):
         config = TrainingConfig(**(settings | dict(checkpoint_period_steps=3) | changes))
         model = model or tiny()
 
-        def open_reader(state):
+        def open_reader(phase, state, crossing):
             index = 0 if state is None else state["next"]
             while True:
                 before(index)
@@ -42,14 +42,13 @@ def run(tiny, adamw, make_batch):
                 yield batch_of(index - 1), {"next": index}
 
         partitioning = Partitioning()
-        shape = batch_of(0)["encoder_segment_ids"].shape, batch_of(0)["decoder_segment_ids"].shape
         return loop.train(
             model,
             config,
+            config.resolved_phases(model.config, 8, 6, 7),
             partitioning,
             partitioning.make_mesh(jax.devices()[:1]),
             open_reader,
-            batch_shapes(*shape[0], shape[1][1]),
             folder,
             {"model": dataclasses.asdict(model.config), "vocabulary_sha256": "abc"},
         )

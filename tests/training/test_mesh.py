@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from alexatm_jax.batch import batch_shapes
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop
-from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.state import abstract_params, create_state, state_shardings
 
 
@@ -24,15 +23,16 @@ def trained(tiny, adamw, make_batch, tmp_path_factory):
     def train(partitioning: Partitioning, num_devices: int):
         folder = tmp_path_factory.mktemp("run")
         batches = ((make_batch(index, rows=16), {"next": index}) for index in range(3))
+        config = TrainingConfig(
+            3, adamw(1e-3), num_microbatches=2, loss_chunk_length=4, log_period_steps=1
+        )
         state = loop.train(
             tiny(),
-            TrainingConfig(
-                3, adamw(1e-3), num_microbatches=2, loss_chunk_length=4, log_period_steps=1
-            ),
+            config,
+            config.resolved_phases(tiny().config, 16, 6, 7),
             partitioning,
             partitioning.make_mesh(jax.devices()[:num_devices]),
-            lambda _: batches,
-            batch_shapes(16, 6, 7),
+            lambda phase, state, crossing: batches,
             folder,
             {},
         )
@@ -62,7 +62,7 @@ def test_eight_devices_train_as_one(trained, on_one_device, sizes):
     assert moved > 0.01
 
     _, fsdp, tensor = sizes
-    moments = state.opt_state[1][0]
+    moments = state.opt_state["from_0"][0]
     for tree in (state.params, moments.mu, moments.nu):
         kernel = tree["decoder"]["layers"]["cross_attention"]["query"]["kernel"]
         in_kernel = tree["encoder"]["layers"]["feed_forward"]["in"]["kernel"]
@@ -76,11 +76,11 @@ def test_eight_devices_train_as_one(trained, on_one_device, sizes):
             assert len(array.addressable_shards) == 8
 
 
-def test_optimizer_moments_live_beside_their_parameters(tiny, adamw):
-    partitioning = Partitioning(data=1, fsdp=4, tensor=2)
-    optimizer = adamw().transformation()
-    shardings = state_shardings(tiny(), optimizer, partitioning, partitioning.make_mesh())
-    moments = shardings.opt_state[1][0]
+def test_optimizer_moments_live_beside_their_parameters(tiny, adamw, phases_of):
+    partitioning, optimizer = Partitioning(data=1, fsdp=4, tensor=2), adamw()
+    phase, mesh = phases_of(tiny(), optimizer)[0], partitioning.make_mesh()
+    shardings = state_shardings(tiny(), optimizer, phase, partitioning, mesh)
+    moments = shardings.opt_state["from_0"][0]
     assert moments.mu == moments.nu == shardings.params
     assert moments.count.is_fully_replicated and shardings.step.is_fully_replicated
 
@@ -91,16 +91,17 @@ def test_optimizer_moments_live_beside_their_parameters(tiny, adamw):
     assert held < 0.3 * sum(x.size for x in leaves)
 
 
-def test_the_first_state_depends_on_the_seed_alone(tiny, adamw):
-    optimizer, states = adamw().transformation(), []
+def test_the_first_state_depends_on_the_seed_alone(tiny, adamw, phases_of):
+    optimizer, states = adamw(), []
+    phase = phases_of(tiny(), optimizer)[0]
     for partitioning, devices, seed in (
         (Partitioning(), 1, 3),
         (Partitioning(2, 2, 2), 8, 3),
         (Partitioning(), 1, 4),
     ):
         mesh = partitioning.make_mesh(jax.devices()[:devices])
-        shardings = state_shardings(tiny(), optimizer, partitioning, mesh)
-        states.append(create_state(tiny(), optimizer, shardings, seed))
+        shardings = state_shardings(tiny(), optimizer, phase, partitioning, mesh)
+        states.append(create_state(tiny(), optimizer, phase, shardings, seed))
     for x, y in zip(*map(jax.tree.leaves, states[:2]), strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
     first, other = (state.params["lm_head"]["table"] for state in (states[0], states[2]))

@@ -12,14 +12,14 @@ import pytest
 from flax import linen as nn
 
 from alexatm_jax.batch import OBJECTIVES
-from alexatm_jax.training.state import TrainState, abstract_params, zero_sums
+from alexatm_jax.training.state import TrainState, abstract_params, directions, zero_sums
 from alexatm_jax.training.step import batch_loss, make_train_step
 
 NO_DROPOUT = dict(encoder_attention_dropout_rate=0.0)
 
 
 @pytest.fixture(scope="module")
-def start():
+def start(phases_of):
     """Makes a state with random parameters, which NumPy draws faster than JAX compiles."""
 
     def make(model, optimizer) -> TrainState:
@@ -28,7 +28,9 @@ def start():
             lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype),
             nn.unbox(abstract_params(model)),
         )
-        return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), zero_sums())
+        phase = phases_of(model, optimizer)[0]
+        opt_state = {"from_0": directions(model, optimizer, phase)["from_0"].init(params)}
+        return TrainState(jnp.zeros((), jnp.int32), params, opt_state, zero_sums()), phase
 
     return make
 
@@ -50,11 +52,11 @@ def mean_loss(params, model, batch):
     return jnp.where(real_BT, losses_BT, 0).sum() / real_BT.sum()
 
 
-def test_accumulation_equals_the_whole_batch(tiny, start, make_batch):
-    model, optimizer, batch = tiny(**NO_DROPOUT), optax.sgd(1.0), make_batch(0)
+def test_accumulation_equals_the_whole_batch(tiny, start, sgd, make_batch):
+    model, optimizer, batch = tiny(**NO_DROPOUT), sgd(1.0), make_batch(0)
     tokens_B = (batch["decoder_segment_ids"] > 0).sum(axis=1)
     assert len({int(tokens_B[i::4].sum()) for i in range(4)}) > 1, "rows must be uneven"
-    state = start(model, optimizer)
+    state, phase = start(model, optimizer)
     loss, gradient = jax.jit(jax.value_and_grad(mean_loss), static_argnums=1)(
         state.params, model, batch
     )
@@ -63,6 +65,7 @@ def test_accumulation_equals_the_whole_batch(tiny, start, make_batch):
         train_step = make_train_step(
             model,
             optimizer,
+            phase,
             seed=0,
             log_period_steps=1,
             num_microbatches=num_microbatches,
@@ -76,10 +79,11 @@ def test_accumulation_equals_the_whole_batch(tiny, start, make_batch):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), after.params, wanted)
 
 
-def test_sums_restart_after_each_progress_line(tiny, start, make_batch):
-    model, optimizer = tiny(**NO_DROPOUT), optax.sgd(0.0)
-    train_step = jax.jit(make_train_step(model, optimizer, seed=0, log_period_steps=3))
-    state, alone, kept = start(model, optimizer), [], []
+def test_sums_restart_after_each_progress_line(tiny, start, sgd, make_batch):
+    model, optimizer = tiny(**NO_DROPOUT), sgd(0.0)
+    state, phase = start(model, optimizer)
+    train_step = jax.jit(make_train_step(model, optimizer, phase, seed=0, log_period_steps=3))
+    alone, kept = [], []
     for index in range(7):
         batch = make_batch(index)
         _, sums = train_step(state.replace(sums=zero_sums()), batch)
@@ -95,9 +99,9 @@ def test_sums_restart_after_each_progress_line(tiny, start, make_batch):
             np.testing.assert_allclose(value, wanted, rtol=1e-5, err_msg=name)
 
 
-def test_sums_count_tokens_pairs_and_objectives_one_by_one(tiny, start, make_batch):
+def test_sums_count_tokens_pairs_and_objectives_one_by_one(tiny, start, sgd, make_batch):
     model, batch = tiny(), make_batch(3)
-    params = start(model, optax.sgd(0.0)).params
+    params = start(model, sgd(0.0))[0].params
     loss, sums = jax.jit(functools.partial(batch_loss, model, dropout_key=None))(params, batch)
     log_probs = jax.nn.log_softmax(jax.jit(functools.partial(logits_of, model))(params, batch))
 
@@ -123,11 +127,12 @@ def test_sums_count_tokens_pairs_and_objectives_one_by_one(tiny, start, make_bat
     assert float(loss) == pytest.approx(wanted["loss"].sum(), rel=1e-5)
 
 
-def test_dropout_follows_seed_and_step_alone(tiny, start, make_batch):
-    model, optimizer, batch = tiny(), optax.sgd(0.0), make_batch(0)
-    state = start(model, optimizer)
+def test_dropout_follows_seed_and_step_alone(tiny, start, sgd, make_batch):
+    model, optimizer, batch = tiny(), sgd(0.0), make_batch(0)
+    state, phase = start(model, optimizer)
     steps = [
-        jax.jit(make_train_step(model, optimizer, seed=seed, log_period_steps=1)) for seed in (0, 1)
+        jax.jit(make_train_step(model, optimizer, phase, seed=seed, log_period_steps=1))
+        for seed in (0, 1)
     ]
 
     def loss(seed: int, step: int) -> float:
@@ -138,11 +143,13 @@ def test_dropout_follows_seed_and_step_alone(tiny, start, make_batch):
     assert len({loss(0, 5), loss(0, 6), loss(1, 5)}) == 3
 
 
-def test_a_batch_of_padding_moves_nothing(tiny, start, make_batch):
-    model, optimizer = tiny(**NO_DROPOUT), optax.sgd(1.0)
-    state = start(model, optimizer)
+def test_a_batch_of_padding_moves_nothing(tiny, start, sgd, make_batch):
+    model, optimizer = tiny(**NO_DROPOUT), sgd(1.0)
+    state, phase = start(model, optimizer)
     padding = jax.tree.map(np.zeros_like, make_batch(0))
-    train_step = make_train_step(model, optimizer, seed=0, log_period_steps=1, loss_chunk_length=3)
+    train_step = make_train_step(
+        model, optimizer, phase, seed=0, log_period_steps=1, loss_chunk_length=3
+    )
     after, sums = jax.jit(train_step)(state, padding)
     jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
     assert not sums["loss"].any() and not sums["weight"].any()

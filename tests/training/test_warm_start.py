@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import pytest
 
-from alexatm_jax.batch import batch_shapes
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop, warm_start_report
 from alexatm_jax.training.checkpoint import CheckpointError, read_provenance
@@ -269,7 +268,7 @@ def run(tiny, adamw, make_batch):
     """Trains 4 steps from a warm start, a checkpoint every 2; stops before a batch's index."""
 
     def train(folder, start, stop_before=None):
-        def open_reader(state):
+        def open_reader(phase, state, crossing):
             index = 0 if state is None else state["next"]
             while index != stop_before:
                 index += 1
@@ -280,10 +279,10 @@ def run(tiny, adamw, make_batch):
             4, adamw(1e-6), num_microbatches=2, log_period_steps=1, checkpoint_period_steps=2
         )
         mesh = Partitioning().make_mesh(jax.devices()[:1])
-        shapes = batch_shapes(8, 6, 7)
+        phases = config.resolved_phases(tiny().config, 8, 6, 7)
         about = {"warm_start": start.provenance if start else None}
         return loop.train(
-            tiny(), config, Partitioning(), mesh, open_reader, shapes, folder, about,
+            tiny(), config, phases, Partitioning(), mesh, open_reader, folder, about,
             warm_start=start,
         )  # fmt: skip
 
