@@ -79,6 +79,7 @@ class Computation:
 class Program:
     """A whole module: its computations by name, the entry's name, and how many devices run it."""
 
+    name: str
     computations: Mapping[str, Computation]
     entry: str
     num_devices: int
@@ -110,7 +111,14 @@ def read_program(text: str) -> Program:
         )
     first_line = text.split("\n", 1)[0]
     counts = re.findall(r"\b(?:num_partitions|replica_count)=(\d+)", first_line)
-    return Program(computations, entry, math.prod(map(int, counts)))
+    name = first_line.removeprefix("HloModule ").partition(",")[0]
+    return Program(name, computations, entry, math.prod(map(int, counts)))
+
+
+def array_shape(shape: str) -> tuple[int, ...]:
+    """Gives the sizes of an array, or of the first one of a tuple; () if there is none."""
+    found = _ARRAY.search(shape)
+    return tuple(int(n.lstrip("<=")) for n in found[2].split(",") if n) if found else ()
 
 
 def shape_bytes(shape: str) -> int:

@@ -89,12 +89,13 @@ def line(row: Row, total_steps: int) -> str:
     return (
         f"step {row['step']:.0f}/{total_steps}  loss: {losses}  "
         f"{row['tokens_per_second']:,.0f} tok/s  "
-        f"{_engineering(row['model_flops_per_second'])}FLOP/s  {mfu}"
+        f"{engineering(row['model_flops_per_second'])}FLOP/s  {mfu}"
         f"input wait {row['input_wait']:.0%}  ETA {minutes}:{seconds:02d}"
     )
 
 
-def _engineering(value: float) -> str:
+def engineering(value: float) -> str:
+    """Writes a rate with the prefix of its unit: 3.2e12 is "3.2 T"."""
     for prefix, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9)):
         if value >= scale:
             return f"{value / scale:.1f} {prefix}"
@@ -105,17 +106,28 @@ class ProgressLog:
     """Writes rows to `metrics.jsonl` and `tensorboard/` in the run's folder.
 
     On a restart, rows after the step restored are dropped: they will be written again, the same.
+    One that does not write, for all but the first process of a run, logs and no more.
     """
 
-    def __init__(self, directory: str | Path, restored_step: int, total_steps: int):
+    def __init__(
+        self,
+        directory: str | Path,
+        restored_step: int,
+        total_steps: int,
+        writes: bool = True,
+    ):
         directory = Path(directory)
         self.total_steps = total_steps
         self._peak_seconds = self._timed_seconds = 0.0
-        self._path = directory / "metrics.jsonl"
-        _drop_rows_after(self._path, restored_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        path = directory / "metrics.jsonl" if writes else Path(os.devnull)
+        if writes:
+            _drop_rows_after(path, restored_step)
+        self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
-            str(directory / "tensorboard"), purge_step=restored_step or None, flush_secs=10
+            str(directory / "tensorboard"),
+            purge_step=restored_step or None,
+            flush_secs=10,
+            write_to_disk=writes,
         )
 
     def write(self, row: Row) -> None:
