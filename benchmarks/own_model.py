@@ -23,7 +23,7 @@ from alexatm_jax.host_memory import keep_freed_memory
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training import loop
-from alexatm_jax.training.loop import TrainingConfig
+from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
 from alexatm_jax.training.state import create_state, state_shardings
 from benchmarks.shapes import Shape
@@ -99,15 +99,12 @@ class Training:
         network = Transformer(model_config(shape, changes))
         config, partitioning = training_config(changes), Partitioning()
         mesh = partitioning.make_mesh()
-        batch = training_batch(shape)
-        optimizer = config.optimizer.transformation()
-        shardings = state_shardings(network, optimizer, partitioning, mesh)
-        shapes = batch_shapes(shape.batch_size, shape.source_length, shape.target_length)
-        self._step = loop._compile(
-            network, optimizer, config, partitioning, shardings, mesh, shapes
-        )
-        self._state = create_state(network, optimizer, shardings, config.seed)
-        self._batch = to_devices(batch, batch_sharding(mesh))
+        sizes = (shape.batch_size, shape.source_length, shape.target_length)
+        phase = config.resolved_phases(network.config, *sizes)[0]
+        shardings = state_shardings(network, config.optimizer, phase, partitioning, mesh)
+        self._step = loop.compile_step(network, config, phase, partitioning, mesh)
+        self._state = create_state(network, config.optimizer, phase, shardings, config.seed)
+        self._batch = to_devices(training_batch(shape), batch_sharding(mesh))
         self._tokens = shape.tokens
 
     def step(self) -> float:
