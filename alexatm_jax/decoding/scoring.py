@@ -12,7 +12,7 @@ from jax import Array
 
 from alexatm_jax.decoding.drafts import NO_TOKEN
 from alexatm_jax.decoding.encoded import Prompts
-from alexatm_jax.model.masks import attention_mask
+from alexatm_jax.model.masks import Segments
 from alexatm_jax.model.transformer import Transformer
 
 LOGIT_ROWS = 128
@@ -71,17 +71,13 @@ def score_texts(
     """
     apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
     lines = Texts(*(field.reshape(-1, field.shape[-1]) for field in texts))
-    of_stem_R1T = (lines.branches == 0)[:, None]
-    same_RTT = lines.branches[:, :, None] == lines.branches[:, None]
-    self_mask = attention_mask(lines.stems, lines.stems, causal=True)
-    self_mask &= (of_stem_R1T | same_RTT)[:, None]
     prompts_BM = texts.prompts.reshape(len(prompts.tokens), -1)
     hidden_RTD = apply(
         apply(*prompts, method="encode"),
         lines.tokens,
         lines.positions,
-        self_mask,
-        attention_mask(prompts_BM, prompts.segment_ids),
+        Segments.of_self(lines.stems, causal=True, branches_BL=lines.branches),
+        Segments(prompts_BM, prompts.segment_ids),
         method="decode_masked",
     )
     table_VD = apply(method="output_table").astype(hidden_RTD.dtype)

@@ -8,14 +8,66 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.sharding import AxisType, PartitionSpec
 
+from alexatm_jax.model.attention_blocked import ProbabilityDropout, blocked_attention
+from alexatm_jax.model.attention_cudnn import cudnn_attention
+from alexatm_jax.model.attention_reference import reference_attention
+from alexatm_jax.model.attention_rule import Call, chosen
+from alexatm_jax.model.attention_splash import splash_attention
 from alexatm_jax.model.config import ModelConfig
-from alexatm_jax.model.layers import Dropout, Projection
+from alexatm_jax.model.layers import Projection
+from alexatm_jax.model.masks import Explicit, Segments, Visible
 
 KeysValues = tuple[Array, Array]
 """Keys and values, each [B, M, H, K]."""
 
 HEADS = ("batch", "length", "heads", "kv")
+
+
+def attend(
+    q_BLHK: Array,
+    k_BMHK: Array,
+    v_BMHK: Array,
+    visible: Visible,
+    *,
+    dropout_rate: float = 0.0,
+    dropout_key: Array | None = None,
+    implementation: str = "auto",
+) -> Array:
+    """Computes softmax(Q K^T / sqrt(K)) V for every head.
+
+    On a mesh each device computes its own rows and heads, as the logical axis rules split them.
+
+    Args:
+      q_BLHK, k_BMHK, v_BMHK: of one dtype.
+      visible: which keys each query sees.
+      dropout_rate, dropout_key: of probabilities; without a key none is dropped. Which are depends
+        on the key and on where they stand, not on the implementation or the mesh.
+      implementation: one of `config.ATTENTIONS`; `attention_rule` says who can what.
+
+    Returns:
+      [B, L, H, K], in the dtype of q. What a query gives that sees no key, nothing may read.
+
+    Raises:
+      ValueError: if shapes disagree, or the implementation asked for cannot serve the call.
+
+    Source: arXiv:1706.03762, Sec. 3.2.1.
+    """
+    _check_shapes(q_BLHK, k_BMHK, v_BMHK, visible)
+    if not dropout_rate:
+        dropout_key = None
+    name = chosen(_call(q_BLHK, k_BMHK, visible, dropout_rate, dropout_key), implementation)
+    with jax.named_scope("attention"):
+        q_BLHK = q_BLHK / math.sqrt(q_BLHK.shape[-1])
+        if not isinstance(visible, Segments) or name == "reference":
+            return reference_attention(q_BLHK, k_BMHK, v_BMHK, visible, dropout_rate, dropout_key)
+        dropout = None
+        if dropout_key is not None:
+            batch, _, heads, _ = q_BLHK.shape
+            ids_BH = jnp.arange(batch * heads, dtype=jnp.uint32).reshape(batch, heads)
+            dropout = ProbabilityDropout(dropout_key, ids_BH, dropout_rate)
+        return _on_each_device(name, q_BLHK, k_BMHK, v_BMHK, visible, dropout)
 
 
 class MultiHeadAttention(nn.Module):
@@ -42,7 +94,6 @@ class MultiHeadAttention(nn.Module):
         self.out = Projection(
             cfg, "BLHK,HKD->BLD", inner[1:] + inner[:1], axes[1:] + axes[:1], self.output_scale
         )
-        self.dropout = Dropout(self.probability_dropout_rate)
 
     def keys_values(self, x_BMD: Array) -> KeysValues:
         """Projects the attended positions: [B, M, D] -> two arrays [B, M, H, K]."""
@@ -50,22 +101,119 @@ class MultiHeadAttention(nn.Module):
         v_BMHK = nn.with_logical_constraint(self.value(x_BMD), HEADS)
         return k_BMHK, v_BMHK
 
-    def __call__(self, x_BLD: Array, keys_values: KeysValues, mask: Array) -> Array:
+    def __call__(self, x_BLD: Array, keys_values: KeysValues, visible: Visible) -> Array:
         """Attends from every position of x to the given keys and values.
 
         Args:
           x_BLD: [B, L, D].
           keys_values: from `keys_values`, possibly cached.
-          mask: bool, broadcasts to [B, H, L, M]; true where attention is allowed.
+          visible: which of them each position sees. `ModelConfig.attention` is of segments: an
+            explicit mask, of the few queries of decoding, takes what serves it.
 
         Returns:
           [B, L, D]. Dropout on the probabilities is on if a "dropout" rng is given.
         """
-        k_BMHK, v_BMHK = keys_values
-        q_BLHK = self.query(x_BLD) / math.sqrt(k_BMHK.shape[-1])
-        q_BLHK = nn.with_logical_constraint(q_BLHK, HEADS)
-        scores_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK).astype(jnp.float32)
-        scores_BHLM = jnp.where(mask, scores_BHLM, jnp.finfo(jnp.float32).min)
-        probs_BHLM = jax.nn.softmax(scores_BHLM).astype(q_BLHK.dtype)
-        probs_BHLM = self.dropout(probs_BHLM)
-        return self.out(jnp.einsum("BHLM,BMHK->BLHK", probs_BHLM, v_BMHK))
+        q_BLHK = nn.with_logical_constraint(self.query(x_BLD), HEADS)
+        drops = self.probability_dropout_rate > 0 and self.has_rng("dropout")
+        o_BLHK = attend(
+            q_BLHK,
+            *keys_values,
+            visible,
+            dropout_rate=self.probability_dropout_rate,
+            dropout_key=self.make_rng("dropout") if drops else None,
+            implementation="auto" if isinstance(visible, Explicit) else self.config.attention,
+        )
+        return self.out(o_BLHK)
+
+
+def _check_shapes(q_BLHK: Array, k_BMHK: Array, v_BMHK: Array, visible: Visible) -> None:
+    (B, L, H, K), M = q_BLHK.shape, k_BMHK.shape[1]
+    if k_BMHK.shape != (B, M, H, K) or v_BMHK.shape != (B, M, H, K):
+        raise ValueError(
+            f"queries {q_BLHK.shape}, keys {k_BMHK.shape} and values {v_BMHK.shape} arrived; "
+            f"queries [B, L, H, K] need both others as [B, M, H, K], here {(B, M, H, K)}."
+        )
+    if isinstance(visible, Segments):
+        queries, keys = visible.queries_BL.shape, visible.keys_BM.shape
+        if queries != (B, L) or keys != (B, M):
+            raise ValueError(
+                f"segments of queries {queries} and keys {keys} arrived; these queries and keys "
+                f"need {(B, L)} and {(B, M)}."
+            )
+        if L != M and (visible.causal or visible.branches_BM is not None):
+            raise ValueError(
+                f"{L} queries and {M} keys are to attend causally or in branches; that is for "
+                "self-attention: give the same segments twice."
+            )
+
+
+def _call(q_BLHK: Array, k_BMHK: Array, visible: Visible, rate: float, key: Array | None) -> Call:
+    batch, queries, heads, width = q_BLHK.shape
+    spec = _split()
+    return Call(
+        platform=_platform(),
+        batch=batch,
+        queries=queries,
+        keys=k_BMHK.shape[1],
+        heads=heads,
+        width=width,
+        dtype=q_BLHK.dtype.name,
+        explicit=isinstance(visible, Explicit),
+        branches=isinstance(visible, Segments) and visible.branches_BM is not None,
+        dropout_rate=rate if key is not None else 0.0,
+        row_parts=_parts(spec[0]),
+        head_parts=_parts(spec[2]),
+    )
+
+
+def _platform() -> str:
+    """Names what is compiled for, which need not be here."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device.platform if device else jax.default_backend()
+
+
+def _split() -> PartitionSpec:
+    """Says which mesh axes split [B, L, H, K] here, and are not split already."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if not nn.get_logical_axis_rules() or AxisType.Manual in mesh.axis_types or mesh.size <= 1:
+        return PartitionSpec(*(None for _ in HEADS))
+    return PartitionSpec(*(nn.logical_to_mesh_axes(HEADS) or ()))
+
+
+def _parts(axes: str | tuple[str, ...] | None) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in names)
+
+
+def _on_each_device(
+    name: str,
+    q_BLHK: Array,
+    k_BMHK: Array,
+    v_BMHK: Array,
+    segments: Segments,
+    dropout: ProbabilityDropout | None,
+) -> Array:
+    """Runs an implementation on the rows and heads of each device, which knows of no others."""
+
+    def local(
+        q_BLHK: Array,
+        k_BMHK: Array,
+        v_BMHK: Array,
+        segments: Segments,
+        dropout: ProbabilityDropout | None,
+    ) -> Array:
+        if name == "cudnn":
+            return cudnn_attention(q_BLHK, k_BMHK, v_BMHK, segments)
+        if name == "splash":
+            return splash_attention(q_BLHK, k_BMHK, v_BMHK, segments)
+        return blocked_attention(q_BLHK, k_BMHK, v_BMHK, segments, dropout, _platform())
+
+    operands = (q_BLHK, k_BMHK, v_BMHK, segments, dropout)
+    heads = _split()
+    if not any(heads):
+        return local(*operands)
+    of_rows = jax.tree.map(lambda _: PartitionSpec(heads[0]), segments)
+    of_key, of_ids = PartitionSpec(), PartitionSpec(heads[0], heads[2])
+    of_dropout = jax.tree.map(lambda x: of_ids if x.ndim == 2 else of_key, dropout)
+    specs = (heads, heads, heads, of_rows, of_dropout)
+    return jax.shard_map(local, in_specs=specs, out_specs=heads, check_vma=False)(*operands)

@@ -9,6 +9,7 @@ ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
 REMAT_POLICIES = ("none", "dots", "full")
 POSITION_INITS = ("normal", "sinusoid")
 DTYPES = ("float32", "bfloat16")
+ATTENTIONS = ("auto", "cudnn", "splash", "blocked", "reference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,8 @@ class ModelConfig:
         faster where copies are dear: all of a stack's save a CPU about 5 % of a training step.
       remat: what the backward pass recomputes: "none", "dots" (all but matrix products
         without a batch dimension) or "full" (each layer from its input).
+      attention: what computes attention over segments: "auto" takes the best that can, and
+        `attention_rule` says who can what.
       dtype: of activations; param_dtype: of parameters. Softmax, LayerNorm and
         the loss run in float32 whatever these say.
 
@@ -70,6 +73,7 @@ class ModelConfig:
     scan_layers: bool = True
     scan_unroll: int = 1
     remat: str = "none"
+    attention: str = "auto"
     dtype: str = "float32"
     param_dtype: str = "float32"
 
@@ -79,6 +83,7 @@ class ModelConfig:
             ("activation", ACTIVATIONS),
             ("remat", REMAT_POLICIES),
             ("position_init", POSITION_INITS),
+            ("attention", ATTENTIONS),
             ("dtype", DTYPES),
             ("param_dtype", DTYPES),
         ):

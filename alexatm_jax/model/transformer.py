@@ -14,7 +14,7 @@ from jax import Array
 from alexatm_jax.model.attention import KeysValues, MultiHeadAttention
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.model.layers import HIDDEN, Dropout, FeedForward, LayerNorm, RowTable, TokenTable
-from alexatm_jax.model.masks import attention_mask
+from alexatm_jax.model.masks import Explicit, Segments, Visible
 
 DECODER_POSITION_OFFSET = 2
 """Position p reads row p + 2 of the decoder's table, as in the published classes."""
@@ -49,10 +49,10 @@ class EncoderLayer(nn.Module):
         self.dropout = Dropout(cfg.dropout_rate)
 
     def __call__(self, x_BSD: Array, layer: Array | int, shared: dict) -> tuple[Array, None]:
-        """Maps [B, S, D] to [B, S, D]; `shared` holds the self-attention mask."""
+        """Maps [B, S, D] to [B, S, D]; `shared` holds what sees what."""
         y_BSD = self.self_attention_norm(x_BSD)
         keys_values = self.self_attention.keys_values(y_BSD)
-        y_BSD = self.self_attention(y_BSD, keys_values, shared["self_mask"])
+        y_BSD = self.self_attention(y_BSD, keys_values, shared["self_visible"])
         x_BSD = x_BSD + self.dropout(y_BSD)
         y_BSD = self.feed_forward(self.feed_forward_norm(x_BSD))
         x_BSD = x_BSD + self.dropout(y_BSD)
@@ -84,7 +84,7 @@ class DecoderLayer(nn.Module):
     ) -> tuple[tuple[Array, Any], None]:
         """Maps ([B, T, D], cache) to the same.
 
-        `shared` holds `self_mask` and `cross_mask`, and either `encoded` [B, S, D] or
+        `shared` holds `self_visible` and `cross_visible`, and either `encoded` [B, S, D] or
         `cross_keys_values`, which are its projections for all layers, [N, B, S, H, K] each.
         With C times as many decoder rows as encoder rows, each C in a row attend to one encoder
         row as C T queries, so that its keys and values are made once and never repeated.
@@ -95,7 +95,7 @@ class DecoderLayer(nn.Module):
         keys_values = self.self_attention.keys_values(y_BTD)
         if cache is not None:
             cache, keys_values = cache.extend(layer, keys_values)
-        y_BTD = self.self_attention(y_BTD, keys_values, shared["self_mask"])
+        y_BTD = self.self_attention(y_BTD, keys_values, shared["self_visible"])
         x_BTD = x_BTD + self.dropout(y_BTD)
 
         if "cross_keys_values" in shared:
@@ -104,7 +104,7 @@ class DecoderLayer(nn.Module):
             keys_values = self.cross_attention.keys_values(shared["encoded"])
         y_BTD = self.cross_attention_norm(x_BTD)
         y_BTD = y_BTD.reshape(keys_values[0].shape[0], -1, y_BTD.shape[-1])
-        y_BTD = self.cross_attention(y_BTD, keys_values, shared["cross_mask"])
+        y_BTD = self.cross_attention(y_BTD, keys_values, shared["cross_visible"])
         x_BTD = x_BTD + self.dropout(y_BTD.reshape(x_BTD.shape))
 
         y_BTD = self.feed_forward(self.feed_forward_norm(x_BTD))
@@ -208,8 +208,8 @@ class Transformer(nn.Module):
             + self.encoder_positions(positions_BS)
             + self.encoder_token_types(jnp.zeros_like(tokens_BS))
         )
-        mask = attention_mask(segment_ids_BS, segment_ids_BS)
-        return self.encoder.norm(self.encoder(self._dropped(x_BSD), {"self_mask": mask}))
+        shared = {"self_visible": Segments.of_self(segment_ids_BS)}
+        return self.encoder.norm(self.encoder(self._dropped(x_BSD), shared))
 
     def decode(
         self,
@@ -224,8 +224,8 @@ class Transformer(nn.Module):
             encoded_BSD,
             tokens_BT,
             positions_BT,
-            attention_mask(segment_ids_BT, segment_ids_BT, causal=True),
-            attention_mask(segment_ids_BT, encoder_segment_ids_BS),
+            Segments.of_self(segment_ids_BT, causal=True),
+            Segments(segment_ids_BT, encoder_segment_ids_BS),
         )
 
     def decode_masked(
@@ -233,23 +233,27 @@ class Transformer(nn.Module):
         encoded_BSD: Array,
         tokens_RT: Array,
         positions_RT: Array,
-        self_mask: Array,
-        cross_mask: Array,
+        self_visible: Visible,
+        cross_visible: Visible,
     ) -> Array:
         """Teacher-forces R = B C decoder rows, of which each C in a row read one encoder row.
 
         Args:
           encoded_BSD: [B, S, D].
           tokens_RT, positions_RT: int32.
-          self_mask: bool [R, 1, T, T].
-          cross_mask: bool [B, 1, C T, S].
+          self_visible: of [R, T] queries and keys.
+          cross_visible: of [B, C T] queries and [B, S] keys.
 
         Returns:
           Hidden states [R, T, D].
         """
         self._check_length(tokens_RT)
         x_RTD = self._dropped(self._embed_decoder(tokens_RT, positions_RT))
-        shared = {"encoded": encoded_BSD, "self_mask": self_mask, "cross_mask": cross_mask}
+        shared = {
+            "encoded": encoded_BSD,
+            "self_visible": self_visible,
+            "cross_visible": cross_visible,
+        }
         x_RTD, _ = self.decoder((x_RTD, None), shared)
         return self.decoder.norm(x_RTD)
 
@@ -277,8 +281,8 @@ class Transformer(nn.Module):
         x_BTD = self._embed_decoder(tokens_BT, positions_BT)
         shared = {
             "cross_keys_values": cross_keys_values,
-            "self_mask": self_mask,
-            "cross_mask": cross_mask,
+            "self_visible": Explicit(self_mask),
+            "cross_visible": Explicit(cross_mask),
         }
         x_BTD, cache = self.decoder((x_BTD, cache), shared)
         return self.decoder.norm(x_BTD), cache

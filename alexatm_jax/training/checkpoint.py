@@ -21,6 +21,7 @@ PROVENANCE_FIELDS = ("model", "vocabulary_sha256")
 
 NOT_IN_PARAMS = frozenset(
     {
+        "attention",
         "dtype",
         "remat",
         "scan_unroll",
