@@ -231,8 +231,7 @@ class BatchReader:
         if missing := [n for n in self._own if str(n) not in state["streams"]]:
             raise ValueError(
                 f"the data state lacks streams {missing}, it has "
-                f"{sorted(map(int, state['streams']))}; unite the states of all hosts, with "
-                "merged_states."
+                f"{sorted(map(int, state['streams']))}; merge the states of all hosts."
             )
         return {number: state["streams"][str(number)] for number in self._own}
 
@@ -274,8 +273,8 @@ def merged_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in ("reader", "step", "earlier"):
         if other := [state[key] for state in states if state[key] != first[key]]:
             raise ValueError(
-                f"the data states of hosts differ in {key!r}: {first[key]} and {other[0]}; "
-                "merge states that were taken behind the same batch of the same run."
+                f"the data states of hosts differ in {key!r}, {str(first[key]):.200} and "
+                f"{str(other[0]):.200}; merge states taken behind the same batch of the same run."
             )
     streams: dict[str, Any] = {}
     for number, stream in (item for state in states for item in state["streams"].items()):

@@ -102,24 +102,28 @@ class TaskReader:
 
     def _read_piece(self) -> tuple[Example, Place]:
         """Takes the next piece, all of a document if it fits a row; says what follows."""
-        span, tokens = self._next_span()
-        end = span.begin + first_piece(span.end - span.begin, self._longest_piece)
-        if end - span.begin < len(tokens):
-            tokens = tokens[span.begin : end].copy()  # a view would hold the whole book
-        example = self._example(tokens, Place(span.document, span.begin))
-        ends = end == span.end
-        if not self.place.returned:
-            return example, Place(span.document + 1) if ends else Place(span.document, end)
-        rest = () if ends else (span._replace(begin=end),)
-        return example, self.place._replace(returned=rest + self.place.returned[1:])
-
-    def _next_span(self) -> tuple[Span, np.ndarray]:
-        """Finds what is read next, with all tokens of its document."""
         if self.place.returned:
-            span = self.place.returned[0]
-            return span, self.documents[span.document]
+            return self._read_returned()
         place, tokens = next(self._usable_documents())
-        return Span(place.document, place.within, len(tokens)), tokens
+        example, end = self._cut_piece(tokens, place, len(tokens))
+        ends = end == len(tokens)
+        return example, Place(place.document + 1) if ends else Place(place.document, end)
+
+    def _read_returned(self) -> tuple[Example, Place]:
+        """Takes the first piece of the first span that was returned."""
+        (document, begin, last), *later = self.place.returned
+        tokens = self.documents[document]
+        example, end = self._cut_piece(tokens, Place(document, begin), last)
+        rest = [] if end == last else [Span(document, end, last)]
+        return example, self.place._replace(returned=(*rest, *later))
+
+    def _cut_piece(self, tokens: np.ndarray, place: Place, last: int) -> tuple[Example, int]:
+        """Cuts a first piece of the tokens from a place to `last`; says where it ends."""
+        begin = place.within
+        end = begin + first_piece(last - begin, self._longest_piece)
+        if end - begin < len(tokens):
+            tokens = tokens[begin:end].copy()  # a view would hold the whole book
+        return self._example(tokens, place), end
 
     def _example(self, tokens: np.ndarray, place: Place, num_documents: int = 1) -> Example:
         # An example may be looked at and left for later rows. Were its number drawn anew, long

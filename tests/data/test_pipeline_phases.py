@@ -293,7 +293,7 @@ def test_states_of_hosts_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"lack the streams \[2, 3\]; give the state of every"):
         merged_states(states[:1])
     next(hosts[0])
-    with pytest.raises(ValueError, match="differ in 'step': 1 and 0"):
+    with pytest.raises(ValueError, match="differ in 'step', 1 and 0"):
         merged_states([hosts[0].get_state(), states[1]])
     with pytest.raises(ValueError, match="two data states hold stream 0"):
         merged_states([states[0], hosts[0].get_state() | {"step": 0}])
