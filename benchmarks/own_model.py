@@ -10,6 +10,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Mapping
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import jax
@@ -26,6 +27,7 @@ from alexatm_jax.training import loop
 from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
 from alexatm_jax.training.state import create_state, state_shardings
+from alexatm_jax.training.time_by_part import time_by_part
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, Timing, repeated, serve
 
@@ -93,7 +95,11 @@ def training_batch(shape: Shape) -> dict[str, np.ndarray]:
 
 
 class Training:
-    """The compiled step as the loop compiles it, and the state that it goes on from."""
+    """The compiled step as the loop compiles it, and the state that it goes on from.
+
+    Attributes:
+      program: the step.
+    """
 
     def __init__(self, shape: Shape, changes: Mapping[str, Any]) -> None:
         network = Transformer(model_config(shape, changes))
@@ -102,18 +108,31 @@ class Training:
         sizes = (shape.batch_size, shape.source_length, shape.target_length)
         phase = config.resolved_phases(network.config, *sizes)[0]
         shardings = state_shardings(network, config.optimizer, phase, partitioning, mesh)
-        self._step = loop.compile_step(network, config, phase, partitioning, mesh)
+        self.program = loop.compile_step(network, config, phase, partitioning, mesh)
         self._state = create_state(network, config.optimizer, phase, shardings, config.seed)
         self._batch = to_devices(training_batch(shape), batch_sharding(mesh))
         self._tokens = shape.tokens
 
     def step(self) -> float:
         """Takes one step to its end; gives its tokens."""
-        self._state, sums = self._step(self._state, self._batch)
+        self._state, sums = self.program(self._state, self._batch)
         jax.block_until_ready(self._state)
         if not np.isfinite(float(sums["loss"].sum())):
             raise FloatingPointError("the loss is not finite; what is timed is broken.")
         return self._tokens
+
+
+def profile(shape: Shape, changes: Mapping[str, Any], steps: int) -> str:
+    """Traces some steps: a table of where their time goes, by part of the model."""
+    training = Training(shape, changes)
+    training.step()
+    quiet = jax.profiler.ProfileOptions()
+    quiet.python_tracer_level = 0  # it would slow the host
+    with TemporaryDirectory(prefix="benchmark_profile_") as folder:
+        with jax.profiler.trace(folder, profiler_options=quiet):
+            for _ in range(steps):
+                training.step()
+        return str(time_by_part(folder, training.program.as_text(), steps))
 
 
 def decoding(shape: Shape, changes: Mapping[str, Any]) -> Callable[[], np.ndarray]:

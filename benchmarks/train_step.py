@@ -15,7 +15,7 @@ from typing import Any
 
 from alexatm_jax.model.flops import Work, training_flops
 from benchmarks import matmul, peers
-from benchmarks.own_model import check_changes, model_config
+from benchmarks.own_model import check_changes, model_config, profile
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, machine, median_rate, ratio
@@ -38,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"benchmarks.train_step: {error}", file=sys.stderr)
         return 2
     print(table(result))
+    if options.profile:
+        print(profile(Shape.of_options(options), options.set, options.steps))
     if options.json:
         print(json.dumps(result))
     return 0
@@ -161,6 +163,7 @@ def _tell(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
     parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser.add_argument("--profile", action="store_true", help="say where our step's time goes")
     parser.add_argument("--steps", type=int, default=2, help="of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
     parser.add_argument(
