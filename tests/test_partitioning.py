@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import jax
@@ -11,14 +12,18 @@ import pytest
 from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
+from jax.experimental import mesh_utils
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import (
+    DEFAULT_RULES,
     MESH_AXES,
     Partitioning,
     batch_sharding,
     replicated,
+    row_share,
     to_devices,
 )
 from alexatm_jax.training.state import abstract_params
@@ -29,6 +34,12 @@ def boxed(**changes):
     sizes = dict(vocab_size=24, d_model=8, num_heads=4, d_ff=16)
     layers = dict(num_encoder_layers=3, num_decoder_layers=3, max_positions=5)
     return abstract_params(Transformer(ModelConfig(**(sizes | layers | changes))))
+
+
+def with_rule(**changes):
+    """Gives the default rules with other places; ... leaves the rule out."""
+    rules = dict(DEFAULT_RULES) | changes
+    return tuple((name, place) for name, place in rules.items() if place is not ...)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +119,7 @@ def test_parameters_live_where_the_rules_say():
 
 
 def test_other_rules_place_otherwise():
-    rules = tuple(
-        (axis, None if axis == "vocab" else place) for axis, place in Partitioning().rules
-    )
-    shardings = Partitioning(rules=rules).param_shardings(
+    shardings = Partitioning(rules=with_rule(vocab=None)).param_shardings(
         boxed(), Partitioning(1, 4, 2).make_mesh()
     )
     assert shardings["lm_head"]["table"].spec == P(None, "fsdp")
@@ -141,11 +149,7 @@ def test_each_parameter_that_does_not_divide_is_named():
 
 
 def test_two_axes_of_the_mesh_may_share_a_dimension():
-    rules = tuple(
-        (axis, ("data", "fsdp") if axis == "embed" else place)
-        for axis, place in Partitioning().rules
-    )
-    partitioning = Partitioning(4, 2, 1, rules=rules)
+    partitioning = Partitioning(4, 2, 1, rules=with_rule(embed=("data", "fsdp")))
     mesh = partitioning.make_mesh()
     table = partitioning.param_shardings(boxed(), mesh)["lm_head"]["table"]
     assert table.shard_shape((24, 8)) == (24, 1)
@@ -173,3 +177,122 @@ def test_rows_of_the_host_become_one_global_array():
     assert {shard.data.shape for shard in array.addressable_shards} == {(2, 3)}
     copies = jax.device_put(jnp.ones(3), replicated(mesh))
     assert {shard.data.shape for shard in copies.addressable_shards} == {(3,)}
+
+
+def test_slices_follow_each_other_along_their_axis():
+    devices = jax.devices()
+    for partitioning, wanted in (
+        (Partitioning(4, 2, 1, num_slices=2), [[0, 1], [2, 3], [4, 5], [6, 7]]),
+        (Partitioning(2, 4, 1, num_slices=2, slice_axis="fsdp"), [[0, 1, 4, 5], [2, 3, 6, 7]]),
+    ):
+        mesh = partitioning.make_mesh(devices)
+        assert np.vectorize(lambda device: device.id)(mesh.devices[:, :, 0]).tolist() == wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a mesh asks of a device: here of one whose slice, or process, is as given."""
+
+    id: int
+    process_index: int
+    slice_index: int
+    platform: str = "tpu"
+    device_kind: str = "a chip of no known shape"
+    coords: tuple[int, int, int] = (0, 0, 0)
+    core_on_chip: int = 0
+
+
+def chips(num_slices: int) -> list[Chip]:
+    """Two slices of 2 x 2, or one of 2 x 4; a process has two neighbours; in any order."""
+    found = [
+        Chip(i, i // 2, i // (8 // num_slices), coords=(i % 2, i // 2 % (4 // num_slices), 0))
+        for i in range(8)
+    ]
+    return found[5:] + found[:5]
+
+
+def test_slices_are_those_that_the_devices_name():
+    mesh = Partitioning(2, 4, num_slices=2).make_mesh(chips(2))
+    assert [{chip.slice_index for chip in row.flat} for row in mesh.devices] == [{0}, {1}]
+    wanted = mesh_utils.create_hybrid_device_mesh((1, 4, 1), (2, 1, 1), chips(2))
+    assert (mesh.devices == wanted).all()
+    with pytest.raises(ValueError, match=r"in 2 slice\(s\) and Partitioning.num_slices is 1"):
+        Partitioning(2, 4).make_mesh(chips(2))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "shares"),
+    [
+        ((8, 1, 1), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        ((2, 2, 2), [(0, 4), (1, 4), (2, 4), (3, 4)]),
+        # `tensor` spans two processes, which then hold the same rows; or all of them.
+        ((1, 2, 4), [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        ((1, 1, 8), [(0, 1), (0, 1), (0, 1), (0, 1)]),
+    ],
+)
+def test_processes_share_rows_as_their_devices_do(sizes, shares):
+    devices = np.array([Chip(i, i // 2, 0) for i in range(8)], object).reshape(sizes)
+    mesh = Mesh(devices, MESH_AXES)
+    assert [row_share(mesh, process) for process in range(4)] == shares
+    assert row_share(Partitioning(2, 2, 2).make_mesh()) == (0, 1)
+
+
+def test_processes_that_share_some_of_their_rows_are_refused():
+    # 3 devices a process, 2 a row: the second process has half of two rows.
+    devices = np.array([Chip(i, i // 3, 0) for i in range(6)], object).reshape(1, 3, 2)
+    with pytest.raises(ValueError, match="rows of which only some are the same"):
+        row_share(Mesh(devices, MESH_AXES), 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(num_slices=0), "num_slices is 0 along slice_axis 'data'"),
+        (dict(slice_axis="rows"), "slice_axis 'rows'; .*one of data, fsdp, tensor"),
+        (dict(fsdp=8, num_slices=2), "2 slices do not divide data = 1 .* Partitioning.slice_axis"),
+        (dict(rules=with_rule(embed="model")), r"'embed' on \['model'\], which the mesh does not"),
+        (dict(rules=with_rule(batch="data")), "'batch' on data; .* keep that rule"),
+        (dict(rules=(*DEFAULT_RULES, ("mlp", None))), "has 2 rules for 'mlp'; keep one"),
+    ],
+)
+def test_an_impossible_layout_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Partitioning(**changes).mesh_shape(8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (
+            dict(embed="tensor"),
+            [
+                "['encoder']['layers']['feed_forward']['in']['kernel'] (3, 8, 16): "
+                "embed and mlp are both on tensor"
+            ],
+        ),
+        (
+            dict(mlp=...),
+            [
+                "['encoder']['layers']['feed_forward']['in']['bias'] (3, 16): "
+                "no rule for its logical axis 'mlp'"
+            ],
+        ),
+        (
+            dict(vocab=None, heads=None, mlp=None),
+            ["tensor = 2, which splits neither parameters nor rows"],
+        ),
+    ],
+)
+def test_rules_that_do_not_fit_the_parameters_are_refused(changes, lines):
+    partitioning = Partitioning(2, 2, 2, rules=with_rule(**changes))
+    with pytest.raises(ValueError) as refused:
+        partitioning.param_shardings(boxed(), partitioning.make_mesh())
+    for line in lines:
+        assert line in str(refused.value)
+
+
+def test_a_parameter_without_logical_axes_is_refused():
+    mesh = Partitioning(8).make_mesh()
+    plain = {"kernel": jax.ShapeDtypeStruct((8, 2), jnp.float32)}
+    with pytest.raises(ValueError, match=r"\['kernel'\] \(8, 2\): its logical axes are \(\)"):
+        Partitioning(8).param_shardings(plain, mesh)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from alexatm_jax.partitioning import Partitioning
+from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training import loop
 from alexatm_jax.training.config import TrainingConfig
-from alexatm_jax.training.state import abstract_params, create_state, state_shardings
+from alexatm_jax.training.state import (
+    abstract_params,
+    abstract_state,
+    create_state,
+    state_shardings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +53,62 @@ def on_one_device(trained):
     return trained(Partitioning(), 1)
 
 
-@pytest.mark.parametrize("sizes", [(2, 2, 2), (8, 1, 1), (1, 8, 1), (1, 2, 4)], ids=str)
+FACTORISATIONS = [
+    sizes for sizes in itertools.product((1, 2, 4, 8), repeat=3) if math.prod(sizes) == 8
+]
+
+
+@pytest.fixture(scope="module")
+def updated(tiny, sgd, make_batch):
+    """Makes one step of gradient descent from drawn parameters; gives loss and parameters."""
+    sizes = dict(d_model=16, num_heads=8, num_encoder_layers=1, num_decoder_layers=1, vocab_size=24)
+    model = tiny(**sizes, scan_layers=False, encoder_attention_dropout_rate=0.0)
+    config = TrainingConfig(1, sgd(0.1), loss_chunk_length=4)
+    phase = config.resolved_phases(model.config, 8, 6, 7)[0]
+
+    def update(partitioning: Partitioning, num_devices: int):
+        mesh = partitioning.make_mesh(jax.devices()[:num_devices])
+        step = loop.compile_step(model, config, phase, partitioning, mesh)
+        shardings = state_shardings(model, config.optimizer, phase, partitioning, mesh)
+        abstract = abstract_state(model, config.optimizer, phase, shardings)
+        rng = np.random.default_rng(0)
+        first = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+        drawn = jax.tree.map(lambda x: rng.normal(0, 0.3, x.shape).astype(x.dtype), first.params)
+        first = jax.device_put(first.replace(params=drawn), shardings)
+        state, sums = step(first, to_devices(make_batch(0), batch_sharding(mesh)))
+        return float(sums["loss"].sum()), state.params
+
+    return update
+
+
+@pytest.fixture(scope="module")
+def updated_on_one_device(updated):
+    return updated(Partitioning(), 1)
+
+
+@pytest.mark.parametrize(
+    "partitioning",
+    [Partitioning(*sizes) for sizes in FACTORISATIONS]
+    + [Partitioning(2, 4, 1, num_slices=2), Partitioning(1, 4, 2, num_slices=2, slice_axis="fsdp")],
+    ids=lambda p: f"{p.data}x{p.fsdp}x{p.tensor} in {p.num_slices}",
+)
+def test_every_mesh_of_eight_devices_makes_the_same_update(
+    updated, updated_on_one_device, partitioning
+):
+    loss, params = updated(partitioning, 8)
+    wanted_loss, wanted = updated_on_one_device
+    assert loss == pytest.approx(wanted_loss, rel=1e-5)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6), params, wanted
+    )
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(2, 2, 2)]
+    + [pytest.param(m, marks=pytest.mark.slow) for m in [(8, 1, 1), (1, 8, 1), (1, 2, 4)]],
+    ids=str,
+)
 def test_eight_devices_train_as_one(trained, on_one_device, sizes):
     partitioning = Partitioning(*sizes)
     rows, state = trained(partitioning, 8)
