@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from alexatm_jax import preflight
-from alexatm_jax.data import cache
+from alexatm_jax import cluster, preflight
+from alexatm_jax.data import cache, pipeline
 from alexatm_jax.evaluation.report import plot_losses
 from alexatm_jax.model import ModelConfig, Transformer
 from alexatm_jax.partitioning import Partitioning
@@ -23,7 +23,9 @@ from alexatm_jax.runs.training_data import (
     report_data,
     report_mixture,
 )
+from alexatm_jax.runs.validating import open_validation
 from alexatm_jax.training import checkpoint, loop, warm_start_report
+from alexatm_jax.training.goodput import Clock
 from alexatm_jax.training.phases import ResolvedPhase
 from alexatm_jax.training.state import abstract_params
 from alexatm_jax.training.warm_start import PreparedStart, WarmStart, check_same_start, prepare
@@ -57,7 +59,7 @@ def train(
         reads them no more.
       config_text: the gin text, kept with every checkpoint.
     """
-    network = Transformer(model)
+    clock, network = Clock(), Transformer(model)
     with preflight.refusing():
         preflight.check_feature_lengths(task_feature_lengths, model)
         lengths = (task_feature_lengths["inputs"], task_feature_lengths["targets"])
@@ -72,20 +74,27 @@ def train(
         )
         preflight.check_model_dir(model_dir, own=[data.cache_dir])
         start = _prepare_start(model_dir, warm_start, network)
-        if not is_cached(data):
+        if not (cached := is_cached(data)):
             check_can_build(data, data.max_documents)
+        cluster.gathered(None)  # all processes have looked; from here on the first one writes
+        cluster.check_shared_folder(model_dir, "MODEL_DIR")
+        if cluster.is_first() and not cached:
             # The cache may lie within: were its making cut short, the folder would seem foreign.
             preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
-    mixture = open_cache(data)
+    mixture = _open_cache(data)
     with preflight.refusing():
         report_mixture(data.cache_dir, mixture, phases, configs)
         readers = PhaseReaders(data.cache_dir, mixture, phases, configs, mesh)
         provenance = _provenance(model, data.cache_dir, mixture, config_text)
         earlier = _check_earlier_checkpoint(model_dir, provenance, readers)
         provenance["warm_start"] = _describe_start(start, earlier, provenance["vocabulary_sha256"])
-        preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
-        write_whole(Path(model_dir) / "config.gin", config_text.encode())
-        _report_start(start, earlier, model_dir)
+        heldout = None
+        if training.validation:
+            heldout = open_validation(data, training.validation, configs[0], mesh)
+        if cluster.is_first():
+            preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
+            write_whole(Path(model_dir) / "config.gin", config_text.encode())
+            _report_start(start, earlier, model_dir)
     logger.info("mesh: %s", preflight.describe_mesh(mesh))
     with readers:
         loop.train(
@@ -97,10 +106,22 @@ def train(
             readers.open,
             model_dir,
             provenance,
+            merged=pipeline.merged_states,
             on_checkpoint=lambda state: report_data(readers.statistics(state), mixture, model_dir),
             warm_start=start,
+            validation_batches=heldout,
+            clock=clock,
         )
-    plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+    if cluster.is_first():
+        plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+
+
+def _open_cache(data: DataConfig) -> cache.MixtureSpec:
+    """Opens the cache in all processes, once the first one has made what is not there yet."""
+    if cluster.is_first():
+        open_cache(data)
+    cluster.gathered(None)
+    return open_cache(data)
 
 
 def _checked_mesh(
@@ -146,6 +167,7 @@ def _check_earlier_checkpoint(
     found = checkpoint.read_provenance(folder)
     checkpoint.check_provenance(found, provenance, str(folder))
     _, step = checkpoint.locate(folder)
+    cluster.check_alike("checkpoints", {"newest": step})
     readers.check_state(checkpoint.read_reader_state(folder), step)
     return found
 

@@ -10,9 +10,12 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from alexatm_jax import cluster
+from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.data import cache, mixture_report, pipeline
 from alexatm_jax.partitioning import row_share
 from alexatm_jax.training.phases import ResolvedPhase
+from alexatm_jax.training.stepping import Reader
 from alexatm_jax.whole_files import write_json
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,7 @@ class PhaseReaders:
             with phase.blamed():
                 reader = pipeline.open_reader(cache_dir, mixture.mixture, config, *row_share(mesh))
             self._readers.append(reader)
+        self._may_end = any(config.max_epochs is not None for config in configs)
         self._current = 0
         self._prefetching = contextlib.ExitStack()
 
@@ -87,20 +91,31 @@ class PhaseReaders:
         if step == self._phases[left].end_step and left + 1 < len(self._phases):
             self._readers[left + 1].continue_from(state)
 
-    def open(
-        self, phase: ResolvedPhase, state: dict[str, Any] | None, crossing: bool
-    ) -> pipeline.Prefetcher:
+    def open(self, phase: ResolvedPhase, state: dict[str, Any] | None, crossing: bool) -> Reader:
         """Opens a phase's batches as `training.loop.OpenReader` says, and closes those before."""
         self._prefetching.close()
         self._current = phase.number
         reader = self._readers[phase.number]
         if state is not None:
             (reader.continue_from if crossing else reader.set_state)(state)
-        return self._prefetching.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
+        batches = self._prefetching.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
+        return _ending_together(batches) if self._may_end else batches
 
     def statistics(self, state: dict[str, Any]) -> dict[str, Any]:
         """Sums up what has been read to a state of the phase that is open."""
         return self._readers[self._current].statistics(state)
+
+
+def _ending_together(batches: Reader) -> Reader:
+    """Ends the batches of all processes where those of any one end."""
+    while True:
+        try:
+            item, end = next(batches), None
+        except NoMoreBatches as error:
+            end = str(error)
+        if ends := [other for other in cluster.gathered(end) if other]:
+            raise NoMoreBatches(ends[0])
+        yield item
 
 
 def report_mixture(
@@ -156,4 +171,5 @@ def report_data(statistics: dict[str, Any], mixture: cache.MixtureSpec, model_di
     )
     if drift.warning:
         logger.warning("%s", drift.warning)
-    write_json(Path(model_dir) / "data_statistics.json", statistics)
+    if cluster.is_first():
+        write_json(Path(model_dir) / "data_statistics.json", statistics)

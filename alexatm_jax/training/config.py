@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Sequence
 
 from alexatm_jax.model.config import ModelConfig
-from alexatm_jax.training.optimizer import AdamW
+from alexatm_jax.training.optimizer import Optimizer
 from alexatm_jax.training.phases import Phase, ResolvedPhase, resolved
+from alexatm_jax.training.profiling import parse_steps
+from alexatm_jax.training.validation import ValidationConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +27,19 @@ class TrainingConfig:
       max_checkpoints: older ones are deleted; None keeps all.
       seed: of initialisation and dropout.
       phases: what changes at given steps; none trains everything alike from first to last.
+      validation: on what to measure the loss, and when; None measures none.
+      peak_flops_per_device: FLOP/s that a device could reach, for MFU; by default the data sheet's
+        where the device is known (`hardware.peak_flops`).
+      profile_steps: such as "100:105": the updates 101 to 105 are profiled into `profile/` of the
+        run's folder (`training.profiling`).
 
     Raises:
-      ValueError: if a count is not positive.
+      ValueError: if a number is not positive, `profile_steps` names no steps, or the loss is to be
+        measured at steps that have no progress line.
     """
 
     train_steps: int
-    optimizer: AdamW
+    optimizer: Optimizer
     num_microbatches: int = 1
     loss_chunk_length: int | None = None
     log_period_steps: int = 100
@@ -39,6 +47,9 @@ class TrainingConfig:
     max_checkpoints: int | None = 3
     seed: int = 0
     phases: Sequence[Phase] = ()
+    validation: ValidationConfig | None = None
+    peak_flops_per_device: float | None = None
+    profile_steps: str | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -49,6 +60,19 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.peak_flops_per_device is not None and self.peak_flops_per_device <= 0:
+            raise ValueError(
+                f"peak_flops_per_device is {self.peak_flops_per_device}; give FLOP/s above 0, or "
+                "None for the data sheet's."
+            )
+        if self.profile_steps is not None:
+            parse_steps(self.profile_steps)
+        if self.validation and self.validation.period_steps % self.log_period_steps:
+            raise ValueError(
+                f"ValidationConfig.period_steps is {self.validation.period_steps} and "
+                f"log_period_steps {self.log_period_steps}; the loss on held-out text is part of a "
+                "progress line: make the first a multiple of the second."
+            )
 
     def resolved_phases(
         self, model: ModelConfig, batch_size: int, source_length: int, target_length: int

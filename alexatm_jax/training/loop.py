@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +15,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from alexatm_jax import cluster
 from alexatm_jax.model.transformer import Transformer
 from alexatm_jax.partitioning import Partitioning, batch_sharding
 from alexatm_jax.training.checkpoint import Checkpoints
 from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.goodput import Clock
 from alexatm_jax.training.phases import ResolvedPhase
+from alexatm_jax.training.profiling import Profile
 from alexatm_jax.training.progress import ProgressLog
 from alexatm_jax.training.state import (
     TrainState,
@@ -29,19 +31,21 @@ from alexatm_jax.training.state import (
     entered,
     state_shardings,
 )
-from alexatm_jax.training.step import TrainStep, make_train_step
+from alexatm_jax.training.step import make_train_step
 from alexatm_jax.training.stepping import Reader, Stepping
+from alexatm_jax.training.stopping import termination
+from alexatm_jax.training.validation import OpenBatches, Validate, make_validate
 from alexatm_jax.training.warm_start import PreparedStart
 
 logger = logging.getLogger(__name__)
+
+ReaderState = dict[str, Any]
 
 
 class OpenReader(Protocol):
     """Opens the batches of a phase."""
 
-    def __call__(
-        self, phase: ResolvedPhase, state: dict[str, Any] | None, crossing: bool
-    ) -> Reader:
+    def __call__(self, phase: ResolvedPhase, state: ReaderState | None, crossing: bool) -> Reader:
         """Opens them behind a saved state, or from the first.
 
         Args:
@@ -58,61 +62,65 @@ def train(
     open_reader: OpenReader,
     model_dir: str | Path,
     provenance: dict[str, Any],
-    on_checkpoint: Callable[[dict[str, Any]], None] = lambda reader_state: None,
+    *,
+    merged: Callable[[list[ReaderState]], ReaderState] = lambda states: states[0],
+    on_checkpoint: Callable[[ReaderState], None] = lambda state: None,
     warm_start: PreparedStart | None = None,
+    validation_batches: OpenBatches | None = None,
+    clock: Clock | None = None,
 ) -> TrainState:
     """Trains to `train_steps`, continuing from the newest checkpoint in `model_dir` if any.
 
     A run stopped anywhere and started again takes the same batches and makes the same losses. On
     SIGTERM, or when the reader has no more batches, it saves a checkpoint and raises SystemExit.
     Each phase has a compiled step of its own; the checkpoint at the step where two meet is as the
-    first left it, and a run that goes on from there enters the second.
+    first left it, and a run that goes on from there enters the second. Every process of the run
+    calls this; the first one writes what is not an array.
 
     Args:
       phases: `config.resolved_phases` of the model, the batch size and the lengths.
-      open_reader: opens the batches of a phase.
-      model_dir: gets `checkpoints/`, `metrics.jsonl` and `tensorboard/`.
+      open_reader: opens this process's part of the batches of a phase.
+      model_dir: gets `checkpoints/`, `metrics.jsonl`, `goodput.jsonl`, `tensorboard/`, `profile/`.
       provenance: kept with every checkpoint.
-      on_checkpoint: called with the reader's state whenever one is saved.
+      merged: puts the readers' states of all processes together.
+      on_checkpoint: called with that whenever a checkpoint is saved.
       warm_start: parameters that start from elsewhere, read if there is no checkpoint yet.
+      validation_batches: opens what `config.validation` measures the loss on.
+      clock: what has counted the run's time so far.
 
     Returns:
       The final state.
     """
+    run = _Run(model, config, partitioning, mesh, clock or Clock())
     with Checkpoints(Path(model_dir) / "checkpoints", config.max_checkpoints) as checkpoints:
         restored = checkpoints.latest_step()
         first = _phase_that_left(phases, restored or 0)
-        shardings = state_shardings(model, config.optimizer, first, partitioning, mesh)
-        reader_state = None
-        if restored is None:
-            given = warm_start.read(shardings.params) if warm_start else {}
-            state = create_state(model, config.optimizer, first, shardings, config.seed, given)
-        else:
-            abstract = abstract_state(model, config.optimizer, first, shardings)
-            state, reader_state = checkpoints.restore(restored, abstract)
-            logger.info("continuing from the checkpoint of step %d", restored)
-            if restored >= config.train_steps:
-                logger.info("nothing to do: %d steps were asked for", config.train_steps)
-                return state
-        log = ProgressLog(model_dir, restored or 0, config.train_steps)
-        try:
-            with _termination() as terminated:
-                stepping = Stepping(model.config, config, mesh, log, terminated)
-                for phase in phases[first.number :]:
-                    if restored == phase.end_step:
-                        continue
-                    logger.info("%s", phase.description())
-                    shardings = state_shardings(model, config.optimizer, phase, partitioning, mesh)
-                    state = entered(state, model, config.optimizer, phase, shardings)
-                    train_step = compile_step(model, config, phase, partitioning, mesh)
-                    crossing = 0 < int(state.step) == phase.start_step
-                    reader = open_reader(phase, reader_state, crossing)
-                    saves = stepping.run(state, reader, train_step, phase)
-                    for state, reader_state in saves:
-                        checkpoints.save(state, reader_state, provenance)
-                        on_checkpoint(reader_state)
-        finally:
-            log.close()
+        state, reader_state = run.begin(first, checkpoints, restored, warm_start)
+        if restored is not None and restored >= config.train_steps:
+            logger.info("nothing to do: %d steps were asked for", config.train_steps)
+            return state
+
+        def save(state: TrainState, reader_state: ReaderState) -> None:
+            with run.clock.spending("checkpoint"):
+                everybody = merged(cluster.gathered(reader_state))
+                checkpoints.save(state, everybody, provenance)
+                on_checkpoint(everybody)
+            logger.info("%s", run.clock.goodput().line())
+
+        validate = run.validate(validation_batches, phases[0])
+        with run.stepping(Path(model_dir), restored or 0, validate) as stepping:
+            for phase in phases[first.number :]:
+                if restored == phase.end_step:
+                    continue
+                logger.info("%s", phase.description())
+                crossing = 0 < int(state.step) == phase.start_step
+                reader = open_reader(phase, reader_state, crossing)
+                state = run.enter(phase, state)
+                train_step = run.compile(phase)
+                steps = stepping.run(state, reader, train_step, phase)
+                for state, reader_state in steps:
+                    save(state, reader_state)
+            logger.info("%s", stepping.closing_line())
     return state
 
 
@@ -121,13 +129,89 @@ def _phase_that_left(phases: Sequence[ResolvedPhase], step: int) -> ResolvedPhas
     return next(p for p in reversed(phases) if p.start_step < step or p.number == 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What all phases have in common."""
+
+    model: Transformer
+    config: TrainingConfig
+    partitioning: Partitioning
+    mesh: Mesh
+    clock: Clock
+
+    def begin(
+        self,
+        phase: ResolvedPhase,
+        checkpoints: Checkpoints,
+        restored: int | None,
+        warm_start: PreparedStart | None,
+    ) -> tuple[TrainState, ReaderState | None]:
+        """Makes the first state, or restores the one that `phase` left, and its reader's."""
+        optimizer, shardings = self.config.optimizer, self._shardings(phase)
+        with self.clock.spending("restore"):
+            if restored is None:
+                given = warm_start.read(shardings.params) if warm_start else {}
+                seed = self.config.seed
+                return create_state(self.model, optimizer, phase, shardings, seed, given), None
+            abstract = abstract_state(self.model, optimizer, phase, shardings)
+            found = checkpoints.restore(restored, abstract)
+        logger.info("continuing from the checkpoint of step %d", restored)
+        return found
+
+    def enter(self, phase: ResolvedPhase, state: TrainState) -> TrainState:
+        """Turns the state that the phase before left into this phase's."""
+        with self.clock.spending("restore"):
+            shardings = self._shardings(phase)
+            return entered(state, self.model, self.config.optimizer, phase, shardings)
+
+    def compile(self, phase: ResolvedPhase) -> jax.stages.Compiled:
+        with self.clock.spending("compile"):
+            return compile_step(self.model, self.config, phase, self.partitioning, self.mesh)
+
+    @contextlib.contextmanager
+    def stepping(
+        self, model_dir: Path, restored: int, validate: Validate | None
+    ) -> Iterator[Stepping]:
+        """Opens the logs, and listens for signals."""
+        writes, config = cluster.is_first(), self.config
+        with contextlib.ExitStack() as closing:
+            log = ProgressLog(model_dir, restored, config.train_steps, writes=writes)
+            closing.callback(log.close)
+            self.clock.open(model_dir, restored, writes=writes)
+            closing.callback(self.clock.close)
+            agreed = closing.enter_context(termination())
+            profile = Profile(config.profile_steps if writes else None, model_dir / "profile")
+            about = (self.model.config, config, self.mesh)
+            yield Stepping(*about, log, self.clock, profile, agreed, validate)
+
+    def validate(self, batches: OpenBatches | None, phase: ResolvedPhase) -> Validate | None:
+        """Compiles validation, on batches as large as the first phase's in all phases."""
+        if batches is None or self.config.validation is None:
+            return None
+        with self.clock.spending("compile"):
+            return make_validate(
+                self.model,
+                self.config.validation,
+                self.partitioning,
+                self.mesh,
+                batches,
+                phase.batch_shapes,
+                num_microbatches=self.config.num_microbatches,
+                loss_chunk_length=self.config.loss_chunk_length,
+            )
+
+    def _shardings(self, phase: ResolvedPhase) -> TrainState:
+        optimizer = self.config.optimizer
+        return state_shardings(self.model, optimizer, phase, self.partitioning, self.mesh)
+
+
 def compile_step(
     model: Transformer,
     config: TrainingConfig,
     phase: ResolvedPhase,
     partitioning: Partitioning,
     mesh: Mesh,
-) -> TrainStep:
+) -> jax.stages.Compiled:
     """Compiles the step of a phase ahead, so that no progress line holds compile time.
 
     Returns:
@@ -161,17 +245,3 @@ def compile_step(
         compiled = jitted.lower(state, batch).compile()
     logger.info("compiled the training step in %.1f s", time.perf_counter() - start)
     return compiled
-
-
-@contextmanager
-def _termination() -> Iterator[Callable[[], bool]]:
-    """Turns SIGTERM into a flag for as long as the loop runs."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    previous = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)

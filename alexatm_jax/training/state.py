@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.model.flops import PARTS
 from alexatm_jax.partitioning import Partitioning, placed, replicated
-from alexatm_jax.training.optimizer import AdamW
+from alexatm_jax.training.optimizer import Optimizer
 from alexatm_jax.training.optimizer_state import opt_state_shardings
 from alexatm_jax.training.phases import ResolvedPhase
 
@@ -77,7 +77,7 @@ def part_of(tree: Mapping[str, Any], parts: Collection[str]) -> dict[str, Any]:
 
 
 def directions(
-    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase
+    model: nn.Module, optimizer: Optimizer, phase: ResolvedPhase
 ) -> dict[str, optax.GradientTransformation]:
     """Gives what makes each group's updates: at learning rate 1, and without clipping."""
     specs = nn.get_partition_spec(abstract_params(model))
@@ -87,7 +87,7 @@ def directions(
 
 
 def _first_opt_state(
-    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase, params: Any
+    model: nn.Module, optimizer: Optimizer, phase: ResolvedPhase, params: Any
 ) -> dict[str, Any]:
     made = directions(model, optimizer, phase)
     return {name: made[name].init(part_of(params, parts)) for name, parts in phase.groups.items()}
@@ -95,7 +95,7 @@ def _first_opt_state(
 
 def state_shardings(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     phase: ResolvedPhase,
     partitioning: Partitioning,
     mesh: Mesh,
@@ -119,7 +119,7 @@ def state_shardings(
 
 def create_state(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     phase: ResolvedPhase,
     shardings: TrainState,
     seed: int,
@@ -157,7 +157,7 @@ def _filled(initial: Array, array: Array, mask: np.ndarray | None) -> Array:
 
 
 def abstract_state(
-    model: nn.Module, optimizer: AdamW, phase: ResolvedPhase, shardings: TrainState
+    model: nn.Module, optimizer: Optimizer, phase: ResolvedPhase, shardings: TrainState
 ) -> TrainState:
     """Gives the state's shapes, dtypes and shardings without allocating any of it."""
     params = nn.unbox(abstract_params(model))
@@ -173,7 +173,7 @@ def abstract_state(
 def entered(
     state: TrainState,
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     phase: ResolvedPhase,
     shardings: TrainState,
 ) -> TrainState:

@@ -14,7 +14,7 @@ from jax import Array
 
 from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.training.loss import token_cross_entropy
-from alexatm_jax.training.optimizer import AdamW
+from alexatm_jax.training.optimizer import Optimizer
 from alexatm_jax.training.phases import ResolvedPhase
 from alexatm_jax.training.state import Sums, TrainState, directions, part_of, zero_sums
 
@@ -24,7 +24,7 @@ TrainStep = Callable[[TrainState, DeviceBatch], tuple[TrainState, Sums]]
 
 def make_train_step(
     model: nn.Module,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     phase: ResolvedPhase,
     *,
     seed: int,

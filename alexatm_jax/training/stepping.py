@@ -1,11 +1,10 @@
-"""Takes the steps of a phase: feeds batches, keeps the clock, says when a save is due."""
+"""Takes the steps of a phase: feeds batches, writes the progress, says when a save is due."""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,16 +12,22 @@ import jax
 from jax.sharding import Mesh
 
 from alexatm_jax.batch import Batch, NoMoreBatches, check_batch
+from alexatm_jax.hardware import peak_flops
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.partitioning import batch_sharding, to_devices
 from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.goodput import Clock
 from alexatm_jax.training.phases import ResolvedPhase
-from alexatm_jax.training.progress import ProgressLog, Row, summarise
+from alexatm_jax.training.profiling import Profile
+from alexatm_jax.training.progress import ProgressLog, summarise
 from alexatm_jax.training.state import TrainState
-from alexatm_jax.training.step import TrainStep
+from alexatm_jax.training.validation import Validate
 
 Reader = Iterator[tuple[Batch, dict[str, Any]]]
 """Batches, each with the reader's state behind it; `data.pipeline.Prefetcher` is one."""
+
+Due = tuple[TrainState, dict[str, Any]]
+"""What a checkpoint holds of training and of its reader."""
 
 MAX_STEPS_IN_FLIGHT = 2
 """Steps given to the devices but not finished: one computes while the next one waits."""
@@ -35,18 +40,28 @@ class Stepping:
     Attributes:
       model, config, mesh: of the run.
       log: gets the progress lines.
-      terminated: whether the run is to end after the step just given to the devices.
+      clock: counts where the time goes.
+      profile: traces the steps that are to be traced.
+      agreed: whether the run is to end after the step just given to the devices.
+      validate: measures the loss on held-out text.
     """
 
     model: ModelConfig
     config: TrainingConfig
     mesh: Mesh
     log: ProgressLog
-    terminated: Callable[[], bool]
+    clock: Clock
+    profile: Profile
+    agreed: Callable[[int], bool]
+    validate: Validate | None = None
 
     def run(
-        self, state: TrainState, reader: Reader, train_step: TrainStep, phase: ResolvedPhase
-    ) -> Iterator[tuple[TrainState, dict[str, Any]]]:
+        self,
+        state: TrainState,
+        reader: Reader,
+        train_step: jax.stages.Compiled,
+        phase: ResolvedPhase,
+    ) -> Iterator[Due]:
         """Trains to the end of a phase.
 
         Yields:
@@ -56,67 +71,93 @@ class Stepping:
           SystemExit: after the last checkpoint, if the run is terminated or has no more batches.
           FloatingPointError: if a loss or gradient is no number.
         """
+        with self.clock.spending("step"):
+            try:
+                yield from self._steps(state, reader, train_step, phase)
+            finally:
+                self.profile.close()
+
+    def _steps(
+        self,
+        state: TrainState,
+        reader: Reader,
+        train_step: jax.stages.Compiled,
+        phase: ResolvedPhase,
+    ) -> Iterator[Due]:
         rows = batch_sharding(self.mesh)
-        period = _Period()
         in_flight: collections.deque[Any] = collections.deque()
         saved = int(state.step)
         sums: dict[str, Any] = {}
         for done in range(saved + 1, phase.end_step + 1):
-            asked = time.perf_counter()
+            self.profile.before_step(done - 1, in_flight)
             try:
-                batch, reader_state = next(reader)
+                batch, reader_state = self._next(reader, in_flight)
             except NoMoreBatches as end:
                 if saved < done - 1:
                     _check_finite(jax.device_get(sums), done - 1)
                     yield state, reader_state
                 raise SystemExit(f"stopped after step {done - 1}: {end}") from end
-            if all(output.is_ready() for output in in_flight):
-                # The devices had nothing left to do; otherwise nobody waited.
-                period.waited_seconds += time.perf_counter() - asked
-            check_batch(batch)
             if len(in_flight) == MAX_STEPS_IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
             state, sums = train_step(state, to_devices(batch, rows))
             in_flight.append(sums["steps"])
-            period.steps += 1
+            self.clock.step_done()
+            self.profile.after_step(done, sums, train_step)
             # Asked once a step: a signal that comes later stops, and saves, the next one.
-            last, stopping = done == phase.end_step, self.terminated()
+            last, stopping = done == phase.end_step, self.agreed(done)
             line_due = last or done % self.config.log_period_steps == 0
             save_due = last or stopping or done % self.config.checkpoint_period_steps == 0
             if line_due or save_due:
                 totals = jax.device_get(sums)
                 _check_finite(totals, done)
             if line_due:
-                self.log.write(self._row(totals, done, phase, period))
-                period = _Period()
+                self._write_line(totals, done, phase, state)
             if save_due:
                 yield state, reader_state
                 saved = done
+            if line_due or save_due:
+                self.clock.record(done)
             if stopping:
                 raise SystemExit(f"stopped by SIGTERM after step {done}; the same command goes on.")
 
-    def _row(
-        self, totals: Mapping[str, Any], done: int, phase: ResolvedPhase, period: _Period
-    ) -> Row:
-        return summarise(
+    def closing_line(self) -> str:
+        """Says what bounds the run."""
+        return self.clock.goodput().bound(
+            num_devices=self.mesh.size, mfu=self.log.mfu, profiled=self.profile.shares
+        )
+
+    def _next(
+        self, reader: Reader, in_flight: collections.deque[Any]
+    ) -> tuple[Batch, dict[str, Any]]:
+        """Reads a batch; nobody waited for it if the devices had something to do meanwhile."""
+        with self.clock.spending("input", lambda: all(x.is_ready() for x in in_flight)):
+            batch, reader_state = next(reader)
+        check_batch(batch)
+        return batch, reader_state
+
+    def _write_line(
+        self, totals: Mapping[str, Any], done: int, phase: ResolvedPhase, state: TrainState
+    ) -> None:
+        lap, config = self.clock.lap(), self.config
+        device: jax.Device = self.mesh.devices.flat[0]
+        peak = config.peak_flops_per_device or peak_flops(device, self.model.dtype)
+        row = summarise(
             totals,
             config=self.model,
             step=done,
-            total_steps=self.config.train_steps,
-            timed_steps=period.steps,
-            seconds=time.perf_counter() - period.start,
-            input_wait_seconds=period.waited_seconds,
+            total_steps=config.train_steps,
+            timed_steps=lap.steps,
+            seconds=lap.seconds,
+            input_wait_seconds=lap.input_wait_seconds,
             learning_rate=float(phase.schedule(done - 1)),
+            frozen=phase.frozen,
+            peak_flops=peak and peak * self.mesh.size,
         )
-
-
-@dataclasses.dataclass
-class _Period:
-    """What the clock saw since the last progress line."""
-
-    start: float = dataclasses.field(default_factory=time.perf_counter)
-    waited_seconds: float = 0.0
-    steps: int = 0
+        if config.validation and self.validate:
+            if done % config.validation.period_steps == 0 or done == config.train_steps:
+                with self.clock.spending("validation"):
+                    row |= self.validate(state.params)
+        self.log.write(row)
 
 
 def _check_finite(sums: Mapping[str, Any], step: int) -> None:
