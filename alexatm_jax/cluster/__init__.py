@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import logging
 import secrets
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 import jax
 
-from alexatm_jax.cluster.peers import Peers
+from alexatm_jax.cluster.peers import REFUSED, Peers
 from alexatm_jax.cluster.place import CLUSTERS, ClusterError, Given, find_place
 from alexatm_jax.cluster.roll_call import call_roll, difference
 
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 _HEARTBEAT_SECONDS = 50
 """jax's own watch stands behind ours: it also sees a process that lives and does nothing."""
+_ECHO_SECONDS = 1.0
 
 _peers: Peers | None = None
 
@@ -192,7 +194,10 @@ def abandon(code: int, reason: str) -> None:
       code: exit code, of them all.
       reason: what the others print.
     """
-    if _peers:
-        if code == 1:
-            traceback.print_exc()
-        _peers.abandon(code, reason)
+    if _peers is None:
+        return
+    if code != REFUSED:
+        # It may be the echo of another's end, of which the watch tells better, in an instant.
+        time.sleep(_ECHO_SECONDS)
+        traceback.print_exc()
+    _peers.abandon(code, reason)

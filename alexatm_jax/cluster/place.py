@@ -128,13 +128,13 @@ def _slurm(given: Given, timeout_seconds: int) -> Place:
         raise ClusterError("--cluster=slurm needs the variables of a job step; start with srun.")
     tasks_here = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     alone = set(re.sub(r"\(x\d+\)", "", tasks_here).split(",")) == {"1"}
-    local = os.environ["SLURM_LOCALID"]
+    chosen = alone or "JAX_LOCAL_DEVICE_IDS" in os.environ  # which jax reads by itself
     return _filled(
         clusters.SlurmCluster,
         given,
         timeout_seconds,
         # As jax does it, a task has one device of its node; but a task alone has them all.
-        local_device_ids=None if alone else (int(local),),
+        local_device_ids=None if chosen else (int(os.environ["SLURM_LOCALID"]),),
         hosts=expand_node_list(os.environ["SLURM_STEP_NODELIST"]),
     )
 
