@@ -62,6 +62,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str], search: Sequence[str
     lines = [_binding_line(binding) for binding in bindings]
     for line in lines:
         _survey.add_override(line)
+    _survey.check_scopes()
     gin.clear_config()
     try:
         for name in gin_files:
@@ -119,6 +120,7 @@ class _Macro:
 
 @dataclass(frozen=True)
 class _Reference:
+    scope: str
     selector: str
 
 
@@ -126,7 +128,8 @@ class _Mentions(config_parser.ParserDelegate):
     """Leaves macros and references in values as they were written."""
 
     def configurable_reference(self, scoped_selector: str, evaluate: bool) -> _Reference:
-        return _Reference(scoped_selector.rsplit("/", 1)[-1])
+        scope, _, selector = scoped_selector.rpartition("/")
+        return _Reference(scope, selector)
 
     def macro(self, name: str) -> _Macro:
         return _Macro(name)
@@ -151,6 +154,7 @@ class _Survey:
         self.bindings: dict[tuple, _Binding] = {}
         self.functions: dict[str, Any] = {}
         self.used_macros: set[str] = set()
+        self.used_scopes: set[str] = set()
 
     def read(self, name: str, asked_by: str = "", parents: tuple[str, ...] = ()) -> None:
         path = _find(name, self.search)
@@ -184,9 +188,9 @@ class _Survey:
             resolve(statement.selector, place)
             return
         leaves = list(_leaves(statement.value))
-        functions = tuple(
-            resolve(leaf.selector, place) for leaf in leaves if isinstance(leaf, _Reference)
-        )
+        references = [leaf for leaf in leaves if isinstance(leaf, _Reference)]
+        functions = tuple(resolve(reference.selector, place) for reference in references)
+        self.used_scopes.update(reference.scope for reference in references)
         name = "/".join(filter(None, (statement.scope, statement.selector)))
         key: tuple = ("macro", name)
         if argument := statement.arg_name:
@@ -197,6 +201,17 @@ class _Survey:
         macros = tuple(leaf.name for leaf in leaves if isinstance(leaf, _Macro))
         self.used_macros.update(macros)
         self.bindings[key] = _Binding(name, place, macros, functions)
+
+    def check_scopes(self) -> None:
+        """Raises ConfigError if something is bound in a scope that nothing is made in."""
+        used = {scope for name in self.used_scopes for scope in name.split("/")} - {""}
+        for key, binding in self.bindings.items():
+            for scope in key[0].split("/") if len(key) == 3 and key[0] else ():
+                if scope not in used:
+                    raise ConfigError(
+                        f"{binding.place}: {binding.name} is bound where nothing is made as "
+                        f"@{scope}/...; {_nearest(scope, used)}."
+                    )
 
     def reachable(self, function: Any) -> dict[tuple, _Binding]:
         """Gives the bindings that making the function's arguments reads, in their order."""

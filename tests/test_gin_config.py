@@ -203,6 +203,7 @@ def test_everything_missing_is_listed_at_once(write, load, tmp_path):
           word = %gin.REQUIRED
           cutoff = %OVERRIDDEN
         train/difflib.ndiff.a = [%MODEL_DIR, {'x': %NESTED}]
+        difflib.ndiff.b = @train/difflib.ndiff()
         """),
     )
     load("a.gin", bindings=["SET_LATER=1", "get_close_matches.cutoff=0.5"])
@@ -256,12 +257,22 @@ def test_the_advice_given_for_missing_values_works(write, load):
 
 def test_the_saved_text_restores_the_same_configuration(write, load):
     text = "import textwrap\nN = 2\ndifflib.get_close_matches.n = %N\n"
-    write("a.gin", HEADER + text + "train/textwrap.indent.prefix = 'x'\n")
+    text += "train/textwrap.indent.prefix = 'x'\ndifflib.ndiff.linejunk = @train/textwrap.indent\n"
+    write("a.gin", HEADER + text)
     load("a.gin", bindings=["N=7"])
     text = gin_config.operative_text()
     load(write("saved.gin", text))
     assert gin_config.operative_text() == text
     assert gin.get_bindings(difflib.get_close_matches) == {"n": 7}
+
+
+def test_what_is_bound_in_a_scope_is_made_there(write, load):
+    text = "difflib.ndiff.a = [@one/difflib.get_close_matches()]\n"
+    text += "one/difflib.get_close_matches.n = %N\n"
+    load(write("a.gin", HEADER + text), bindings=["one/get_close_matches.cutoff=0.5"])
+    assert [line.split(" ")[0] for line in gin_config.missing_required(difflib.ndiff)] == ["N"]
+    with pytest.raises(ConfigError, match=r"get_close_matches.n is bound .* @onne/.*nearest: one"):
+        load("a.gin", bindings=["onne/get_close_matches.n=5"])
 
 
 def test_shipped_files_are_found_last(tmp_path):

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from alexatm_jax import gin_config, main
 from alexatm_jax.model import ModelConfig, Transformer
+from alexatm_jax.model.flops import ENCODER_PARTS
 from alexatm_jax.preflight import check_mesh
 from alexatm_jax.runs import answering, caching, evaluating, planning, training
 from alexatm_jax.training.state import abstract_params
@@ -89,6 +90,20 @@ def test_an_experiment_is_planned_without_naming_data(name):
     chips = 1 if "demo" in name else 128
     num_microbatches = arguments["training"].num_microbatches
     check_mesh(arguments["partitioning"], arguments["batch_size"], num_microbatches, chips)
+
+
+def test_the_papers_freeze_is_two_phases_also_when_a_run_is_read_back(tmp_path):
+    names = ("models/alexatm_20b.gin", "runs/pretrain.gin", "runs/frozen_encoder.gin")
+    saved = tmp_path / "config.gin"
+    for files in (names, (str(saved),)):
+        load(*files, bindings=("thawed/Phase.batch_size=4096",) if files is names else ())
+        training = main.configured("plan")[1]["training"]
+        model = main.configured("plan")[1]["model"]
+        frozen, thawed = training.resolved_phases(model, 2048, 1024, 1024)
+        assert (frozen.end_step, thawed.end_step) == (100_000, 500_000)
+        assert (frozen.frozen, thawed.frozen) == (ENCODER_PARTS, frozenset())
+        assert (frozen.batch_size, thawed.batch_size) == (2048, 4096)
+        saved.write_text(gin_config.operative_text())
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if "alexatm_20b_" in name])

@@ -24,6 +24,7 @@ NOT_IN_PARAMS = frozenset(
         "attention",
         "dtype",
         "remat",
+        "decoder_remat",
         "scan_unroll",
         "position_init",
         "dropout_rate",
@@ -87,7 +88,11 @@ class Checkpoints:
 
         Returns:
           The train state, and the reader's state.
+
+        Raises:
+          CheckpointError: if it holds the state of another optimizer, or of other phases.
         """
+        self._check_leaves(step, _without_params(abstract))
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -97,6 +102,31 @@ class Checkpoints:
             ),
         )
         return TrainState(params=restored.params, **restored.training), restored.reader
+
+    def _check_leaves(self, step: int, abstract: dict[str, Any]) -> None:
+        handler = ocp.PyTreeCheckpointHandler()
+        there = _leaf_names(handler.metadata(self.directory / str(step) / "training").tree)
+        here = _leaf_names(abstract)
+        if there != here:
+            sides = (("there", there - here), ("here", here - there))
+            raise CheckpointError(
+                f"checkpoint {step} in {self.directory} is not of these phases and this optimizer: "
+                + ", ".join(
+                    f"{len(names)} arrays are only {side}"
+                    + (f", such as {min(names)}" if names else "")
+                    for side, names in sides
+                )
+                + "; go on with the settings that it was saved with, or begin a new run from its "
+                "parameters, with warm_start."
+            )
+
+
+def _leaf_names(tree: Any) -> set[str]:
+    """Names the arrays of a tree, tuples and what they were saved as alike."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _in_chunks(params: Any) -> Any:

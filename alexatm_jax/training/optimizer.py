@@ -134,19 +134,6 @@ class Optimizer(abc.ABC):
             optax.scale(-1.0),
         )
 
-    def transformation(self) -> optax.GradientTransformation:
-        """Gives clipping, direction and learning rate in one."""
-        clip = optax.identity()
-        if self.clip_norm is not None:
-            clip = optax.clip_by_global_norm(self.clip_norm)
-        steps = (
-            self.scaling(None),
-            optax.add_decayed_weights(self.weight_decay, decay_mask),
-            optax.scale(-1.0),
-            optax.scale_by_schedule(self.schedule),
-        )
-        return optax.chain(clip, optax.chain(*steps))
-
     def _stored(self, inner: optax.GradientTransformation) -> optax.GradientTransformation:
         return inner if self.moment_dtype is None else stored_in(inner, self.moment_dtype)
 

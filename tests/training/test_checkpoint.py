@@ -87,6 +87,31 @@ def test_a_state_comes_back_whole(tiny, folder):
             assert reader == {"next": step}
 
 
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (
+            "other_phases",
+            "such as opt_state/from_3/0/count, .* only here, such as opt_state/from_0",
+        ),
+        ("no_groups", "such as opt_state/0/count, .* only here, such as opt_state/from_0/0/count;"),
+    ],
+)
+def test_the_state_of_other_phases_is_refused(tiny, tmp_path, held, message):
+    """The second is the layout of checkpoints from before there were phases."""
+    state = state_at(tiny(), 5)
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    group = state.opt_state["from_0"]
+    state = state.replace(opt_state={"from_3": group} if held == "other_phases" else group)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(state, {"next": 5}, provenance_of(tiny()))
+    with (
+        Checkpoints(tmp_path / "checkpoints") as checkpoints,
+        pytest.raises(CheckpointError, match=f"checkpoint 5 .*{message}.* warm_start"),
+    ):
+        checkpoints.restore(5, wanted)
+
+
 def test_saving_a_step_twice_keeps_the_first(tiny, folder):
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(state_at(tiny(), 6), {"next": -1}, provenance_of(tiny()))
