@@ -5,18 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 
-def num_pieces(length: int, longest: int) -> int:
-    """Counts the fewest pieces of at most `longest` tokens that `length` tokens make."""
-    return -(-length // longest)
-
-
 def first_piece(length: int, longest: int) -> int:
-    """Says how long the first of these pieces is; all are equal to within one token.
+    """Says how long the first is of the fewest pieces of at most `longest` tokens.
 
-    What is left, cut anew, makes the other pieces, so where a cut is depends on nothing before it.
-    Even pieces leave no remainder of a token or two, which no objective could use.
+    All are equal to within one token, so there is no remainder of a token or two, which no
+    objective could use. What is left, cut anew, makes the other pieces: where a cut is depends on
+    nothing before it.
     """
-    return -(-length // num_pieces(length, longest))
+    fewest = -(-length // longest)
+    return -(-length // fewest)
 
 
 def even_pieces(tokens: np.ndarray, longest: int) -> list[np.ndarray]:

@@ -105,25 +105,21 @@ class TaskReader:
         if self.place.returned:
             return self._read_returned()
         place, tokens = next(self._usable_documents())
-        example, end = self._cut_piece(tokens, place, len(tokens))
-        ends = end == len(tokens)
-        return example, Place(place.document + 1) if ends else Place(place.document, end)
+        document, begin, _ = place
+        end = begin + first_piece(len(tokens) - begin, self._longest_piece)
+        if end - begin == len(tokens):
+            return self._example(tokens, place), Place(document + 1)
+        example = self._example(tokens[begin:end].copy(), place)  # a view would hold the whole book
+        return example, Place(document, end) if end < len(tokens) else Place(document + 1)
 
     def _read_returned(self) -> tuple[Example, Place]:
         """Takes the first piece of the first span that was returned."""
         (document, begin, last), *later = self.place.returned
-        tokens = self.documents[document]
-        example, end = self._cut_piece(tokens, Place(document, begin), last)
-        rest = [] if end == last else [Span(document, end, last)]
-        return example, self.place._replace(returned=(*rest, *later))
-
-    def _cut_piece(self, tokens: np.ndarray, place: Place, last: int) -> tuple[Example, int]:
-        """Cuts a first piece of the tokens from a place to `last`; says where it ends."""
-        begin = place.within
         end = begin + first_piece(last - begin, self._longest_piece)
-        if end - begin < len(tokens):
-            tokens = tokens[begin:end].copy()  # a view would hold the whole book
-        return self._example(tokens, place), end
+        tokens = self.documents[document][begin:end].copy()
+        rest = [Span(document, end, last)] if end < last else []
+        after = self.place._replace(returned=(*rest, *later))
+        return self._example(tokens, Place(document, begin)), after
 
     def _example(self, tokens: np.ndarray, place: Place, num_documents: int = 1) -> Example:
         # An example may be looked at and left for later rows. Were its number drawn anew, long
