@@ -83,8 +83,8 @@ def train(
             preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
     mixture = _open_cache(data)
     with preflight.refusing():
-        report_mixture(data.cache_dir, mixture, phases, configs)
         readers = PhaseReaders(data.cache_dir, mixture, phases, configs, mesh)
+        report_mixture(data.cache_dir, mixture, phases, configs)
         provenance = _provenance(model, data.cache_dir, mixture, config_text)
         earlier = _check_earlier_checkpoint(model_dir, provenance, readers)
         provenance["warm_start"] = _describe_start(start, earlier, provenance["vocabulary_sha256"])
