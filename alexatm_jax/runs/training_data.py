@@ -99,14 +99,14 @@ class PhaseReaders:
         if state is not None:
             (reader.continue_from if crossing else reader.set_state)(state)
         batches = self._prefetching.enter_context(contextlib.closing(pipeline.Prefetcher(reader)))
-        return _ending_together(batches) if self._may_end else batches
+        return ending_together(batches) if self._may_end else batches
 
     def statistics(self, state: dict[str, Any]) -> dict[str, Any]:
         """Sums up what has been read to a state of the phase that is open."""
         return self._readers[self._current].statistics(state)
 
 
-def _ending_together(batches: Reader) -> Reader:
+def ending_together(batches: Reader) -> Reader:
     """Ends the batches of all processes where those of any one end."""
     while True:
         try:

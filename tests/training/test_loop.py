@@ -16,7 +16,9 @@ from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop
 from alexatm_jax.training.checkpoint import locate, read_provenance
 from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.goodput import read_goodput
 from alexatm_jax.training.progress import ProgressLog
+from alexatm_jax.training.validation import ValidationConfig
 
 LOSSES = ("step", "loss", "loss/denoising", "loss/clm", "gradient_norm", "decoder_tokens")
 
@@ -29,7 +31,15 @@ class Stopped(Exception):
 def run(tiny, adamw, make_batch):
     """Trains on one device into a folder; `before(i)` is called before the i-th batch is read."""
 
-    def train(folder, *, model=None, before=lambda index: None, batch_of=make_batch, **changes):
+    def train(
+        folder,
+        *,
+        model=None,
+        before=lambda index: None,
+        batch_of=make_batch,
+        held_out=None,
+        **changes,
+    ):
         settings = dict(train_steps=7, optimizer=adamw(), log_period_steps=2, num_microbatches=2)
         config = TrainingConfig(**(settings | dict(checkpoint_period_steps=3) | changes))
         model = model or tiny()
@@ -51,6 +61,7 @@ def run(tiny, adamw, make_batch):
             open_reader,
             folder,
             {"model": dataclasses.asdict(model.config), "vocabulary_sha256": "abc"},
+            validation_batches=held_out,
         )
 
     return train
@@ -177,6 +188,37 @@ def test_one_batch_is_learnt_by_heart(run, tiny, adamw, make_batch, tmp_path):
     rows = losses_in(tmp_path)
     assert rows[0]["loss"] > 1 and rows[-1]["loss"] < 0.05
     assert max(rows[-1]["loss/denoising"], rows[-1]["loss/clm"]) < 0.05
+
+
+def test_held_out_text_is_measured_in_its_period_and_at_the_end(
+    unbroken, run, make_batch, tmp_path
+):
+    """Training does not notice; what bounds it and where its time went is said at the end."""
+    state = run(
+        tmp_path,
+        held_out=lambda: iter([make_batch(90), make_batch(91)]),
+        validation=ValidationConfig("held_out", num_batches=2, period_steps=4),
+    )
+    rows = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert [row["step"] for row in rows if "validation_loss" in row] == [4, 7]
+    assert_identical(state, unbroken[1])
+    goodput = read_goodput(tmp_path)
+    assert goodput.starts == 1 and goodput.seconds["validation"] > 0
+    assert all(goodput.seconds[kind] > 0 for kind in ("step", "compile", "restore", "checkpoint"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(profile_steps="5"), "profile_steps is '5'"),
+        (dict(peak_flops_per_device=0.0), "peak_flops_per_device is 0.0; give FLOP/s above 0"),
+        (dict(validation=ValidationConfig("a", period_steps=30)), "is 30 and log_period_steps 100"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_logged_is_refused(adamw, changes, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(1, adamw(), **changes)
 
 
 @pytest.mark.parametrize(
