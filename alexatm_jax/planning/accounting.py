@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,37 +39,49 @@ class TableRow:
     gradient_bytes: int
 
 
-def tables(state: TrainState) -> tuple[TableRow, ...]:
+def tables(state: TrainState, trained: Collection[str]) -> tuple[TableRow, ...]:
     """Breaks a placed, abstract training state down by the parts of the model.
 
-    Gradients have the shape, dtype and placement of their parameters. What the optimizer and
-    the state hold besides moments, such as counters and sums, is the last row, "scalars".
+    What the optimizer and the state hold besides arrays for single parameters, such as counters
+    and sums, is the last row, "scalars".
 
     Args:
       state: from `training.state.abstract_state`.
+      trained: first names of the parameters that have gradients.
     """
     params = dict(_paths(state.params))
-    moments: dict[tuple[str, ...], int] = dict.fromkeys(params, 0)
-    scalars = 0
-    groups = list(state.opt_state.values())
-    for path, leaf in _paths((groups, state.sums, state.step)):
-        if path in moments:
-            moments[path] += shard_bytes(leaf)
-        else:
-            scalars += shard_bytes(leaf)
+    held: collections.Counter[tuple[str, ...]] = collections.Counter()
+    for path, leaf in _paths((state.opt_state, state.sums, state.step)):
+        held[_owner(path, params)] += shard_bytes(leaf)
     rows: dict[str, TableRow] = {}
     for path, leaf in params.items():
-        name, size = part_of(path), shard_bytes(leaf)
+        name = part_of(path)
         row = rows.get(name, TableRow(name, 0, 0, 0, 0))
         rows[name] = TableRow(
             name,
             row.parameters + leaf.size,
-            row.parameter_bytes + size,
-            row.optimizer_bytes + moments[path],
-            row.gradient_bytes + size,
+            row.parameter_bytes + shard_bytes(leaf),
+            row.optimizer_bytes + held[path],
+            row.gradient_bytes + (_float32_bytes(leaf) if path[0] in trained else 0),
         )
     ordered = sorted(rows.values(), key=lambda row: PARTS.index(row.name.split()[0]))
-    return (*ordered, TableRow("scalars", 0, 0, scalars, 0))
+    return (*ordered, TableRow("scalars", 0, 0, held[()], 0))
+
+
+def _owner(path: tuple[str, ...], params: Container[tuple[str, ...]]) -> tuple[str, ...]:
+    """Gives the parameter at which a path of the optimizer's state ends, or ()."""
+    ends = (path[start:] for start in range(len(path)))
+    return next((end for end in ends if end in params), ())
+
+
+def gradient_bytes(params: Mapping[str, Any], trained: Collection[str]) -> int:
+    """Gives the bytes of the gradients on one device: float32, placed as their parameters are."""
+    parts = {name: params[name] for name in trained}
+    return sum(map(_float32_bytes, jax.tree.leaves(parts)))
+
+
+def _float32_bytes(leaf: Any) -> int:
+    return 4 * math.prod(leaf.sharding.shard_shape(leaf.shape))
 
 
 def part_of(path: Sequence[str]) -> str:
@@ -106,6 +119,7 @@ def saved_activation_bytes(
     *,
     loss_chunk_length: int | None = None,
     tensor: int = 1,
+    frozen: Collection[str] = (),
 ) -> int:
     """Gives what one device keeps of a forward pass for its backward pass.
 
@@ -118,10 +132,11 @@ def saved_activation_bytes(
       rows: of a microbatch, on this device: rows divided by data x fsdp.
       loss_chunk_length: see `training.loss`.
       tensor: devices that share heads and feed-forward width; arrays of these are divided.
+      frozen: first names of the parameters that are not differentiated by.
     """
     lengths = (source_length, target_length)
-    one = _saved(config, rows, *lengths, loss_chunk_length)
-    two = _saved(config, 2 * rows, *lengths, loss_chunk_length)
+    one = _saved(config, rows, *lengths, loss_chunk_length, frozen)
+    two = _saved(config, 2 * rows, *lengths, loss_chunk_length, frozen)
     return sum(
         math.prod(small.shape) * small.dtype.itemsize // (tensor if _is_wide(small, config) else 1)
         for small, large in zip(one, two, strict=True)
@@ -130,7 +145,12 @@ def saved_activation_bytes(
 
 
 def _saved(
-    config: ModelConfig, rows: int, source: int, target: int, chunk: int | None
+    config: ModelConfig,
+    rows: int,
+    source: int,
+    target: int,
+    chunk: int | None,
+    frozen: Collection[str],
 ) -> list[jax.core.ShapedArray]:
     """Lists the arrays that link the loss's forward pass to its backward pass."""
     model = Transformer(config)
@@ -139,11 +159,12 @@ def _saved(
         for name, shape in batch_shapes(rows, source, target).items()
     }
 
-    def linearised(params: Any, batch: Any) -> list[Any]:
-        def loss(params: Any) -> Any:
-            return batch_loss(model, params, batch, jax.random.key(0), chunk)[0]
+    def linearised(params: dict[str, Any], batch: Any) -> list[Any]:
+        def loss(trained: dict[str, Any]) -> Any:
+            return batch_loss(model, params | trained, batch, jax.random.key(0), chunk)[0]
 
-        return jax.tree.leaves(jax.vjp(loss, params)[1])
+        trained = {name: params[name] for name in params if name not in frozen}
+        return jax.tree.leaves(jax.vjp(loss, trained)[1])
 
     params = nn.unbox(abstract_params(model))
     jaxpr = jax.make_jaxpr(linearised)(params, batch).jaxpr

@@ -16,7 +16,7 @@ from alexatm_jax.planning.plan import (
     ProgramPlan,
     least_training_bytes,
     plan_program,
-    state_on,
+    states_on,
 )
 
 NUM_SUGGESTIONS = 2
@@ -86,11 +86,11 @@ class _Change:
     job: Job
     bindings: tuple[str, ...] = ()
 
-    def model(self, name: str, value: str) -> _Change:
-        changes: dict[str, Any] = {name: value}
+    def model(self, **values: str | None) -> _Change:
+        changes: dict[str, Any] = dict(values)
         model = dataclasses.replace(self.job.model, **changes)
-        line = f"config.ModelConfig.{name}={value}"
-        return _Change(dataclasses.replace(self.job, model=model), (*self.bindings, line))
+        lines = (f"config.ModelConfig.{name}={value}" for name, value in values.items())
+        return _Change(dataclasses.replace(self.job, model=model), (*self.bindings, *lines))
 
     def mesh(self, partitioning: Partitioning) -> _Change:
         job = dataclasses.replace(self.job, partitioning=partitioning)
@@ -104,7 +104,7 @@ class _Change:
         """Computes a factor fewer rows at a time."""
         if factor == 1:
             return self
-        if program == "train":
+        if program in self.job.steps:
             count = self.job.training.num_microbatches * factor
             training = dataclasses.replace(self.job.training, num_microbatches=count)
             line = f"loop.TrainingConfig.num_microbatches={count}"
@@ -117,7 +117,7 @@ class _Change:
     def factors(self, program: str, num_devices: int) -> list[int]:
         """Lists by which powers of two the rows at a time can be divided."""
         rows = self.job.rows_per_device(num_devices)
-        if program != "train":
+        if program not in self.job.steps:
             data, fsdp, _ = self.job.mesh_sizes(num_devices)
             rows = self.job.prompts_at_a_time(num_devices) // (data * fsdp)
         return [2**n for n in range(rows.bit_length()) if rows % 2**n == 0]
@@ -126,16 +126,16 @@ class _Change:
 def _stages(job: Job, machine: Machine, program: str) -> Iterator[_Change]:
     """Gives jobs from the nearest to the most changed, their rows at a time as they are."""
     policies = REMAT_POLICIES[REMAT_POLICIES.index(job.model.remat) :]
-    if program != "train":
+    if program not in job.steps:
         policies = policies[:1]
     change = _Change(job)
     for partitioning in (None, *_larger_shardings(job, machine)):
         resharded = change.mesh(partitioning) if partitioning else change
         for policy in policies:
-            last = resharded if policy == policies[0] else resharded.model("remat", policy)
+            last = resharded if policy == policies[0] else resharded.model(remat=policy)
             yield last
     if job.model.param_dtype != "bfloat16":
-        yield last.model("param_dtype", "bfloat16")
+        yield last.model(param_dtype="bfloat16")
 
 
 def _larger_shardings(job: Job, machine: Machine) -> Iterator[Partitioning]:
@@ -146,7 +146,7 @@ def _larger_shardings(job: Job, machine: Machine) -> Iterator[Partitioning]:
     for count in (*wider, *(count for count in (2, 4, 8) if count > tensor)):
         sharded = dataclasses.replace(job.partitioning, data=1, fsdp=-1, tensor=count)
         try:
-            state_on(dataclasses.replace(job, partitioning=sharded), machine)
+            states_on(dataclasses.replace(job, partitioning=sharded), machine)
         except ValueError:  # rows or parameters do not divide so
             continue
         yield sharded
@@ -183,7 +183,7 @@ def _search(
 def _try(program: str, stage: int, change: _Change, factor: int, machine: Machine) -> Trial:
     """Compiles a change, unless the state alone is too large for it."""
     change = change.split(program, factor)
-    if program == "train":
+    if program in change.job.steps:
         least = least_training_bytes(change.job, machine)
         if not machine.fits(least):
             return Trial(program, stage, factor, change.bindings, least, False, None)

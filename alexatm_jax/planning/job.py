@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 from alexatm_jax import preflight
 from alexatm_jax.decoding.config import DecodingConfig
@@ -18,8 +20,8 @@ class Job:
 
     Attributes:
       model, training, partitioning: as a training run takes them.
-      source_length, target_length: tokens of a training row.
-      batch_size: rows of an update, over all devices and microbatches.
+      source_length, target_length: tokens of a training row, unless a phase has its own.
+      batch_size: rows of an update, over all devices and microbatches; likewise.
       decoding: how prompts are batched and answered, on the same mesh.
       num_choices: answers that ranking compares for each prompt.
       fill: the share of a row that is tokens and not padding; FLOPs count only these.
@@ -41,11 +43,16 @@ class Job:
             raise ValueError(f"fill is {self.fill}; give the full share of a row, in (0, 1].")
         if self.num_choices < 1:
             raise ValueError(f"num_choices is {self.num_choices}; give 1 or more.")
-        lengths = {"inputs": self.source_length, "targets": self.target_length}
-        preflight.check_feature_lengths(lengths, self.model)
-        preflight.check_mesh(
-            self.partitioning, self.batch_size, self.training.num_microbatches, num_devices
-        )
+        for phase in self.phases:
+            with phase.blamed():
+                lengths = {"inputs": phase.source_length, "targets": phase.target_length}
+                preflight.check_feature_lengths(lengths, self.model)
+                preflight.check_mesh(
+                    self.partitioning,
+                    phase.batch_size,
+                    self.training.num_microbatches,
+                    num_devices,
+                )
         self.decoding.check_fits(self.model)
 
     @property
@@ -54,6 +61,21 @@ class Job:
         return self.training.resolved_phases(
             self.model, self.batch_size, self.source_length, self.target_length
         )
+
+    @property
+    def steps(self) -> dict[str, tuple[ResolvedPhase, ...]]:
+        """The different training steps by name, each with the phases that take it.
+
+        The only one is "train"; of several, each is named after the first phase that takes it,
+        such as "train 1". Learning rates and rates of the mixture make no other step.
+        """
+        alike: dict[tuple, list[ResolvedPhase]] = {}
+        for phase in self.phases:
+            sizes = phase.batch_size, phase.source_length, phase.target_length
+            alike.setdefault((frozenset(phase.groups.values()), *sizes), []).append(phase)
+        if len(alike) == 1:
+            return {"train": self.phases}
+        return {f"train {phases[0].number + 1}": tuple(phases) for phases in alike.values()}
 
     @property
     def prompt_tokens(self) -> int:
@@ -70,7 +92,13 @@ class Job:
         data, fsdp, _ = self.mesh_sizes(num_devices)
         return -(-self.decoding.batch_size // (data * fsdp)) * data * fsdp
 
-    def rows_per_device(self, num_devices: int) -> int:
-        """Gives the rows of a microbatch that each group of `tensor` devices computes."""
+    def rows_per_device(self, num_devices: int, phases: Sequence[ResolvedPhase] = ()) -> int:
+        """Gives the rows of a microbatch that each group of `tensor` devices computes.
+
+        Args:
+          phases: whose batches; of different ones, the rows that divide all are given. All phases
+            by default.
+        """
         data, fsdp, _ = self.mesh_sizes(num_devices)
-        return self.batch_size // (self.training.num_microbatches * data * fsdp)
+        rows = math.gcd(*(phase.batch_size for phase in phases or self.phases))
+        return rows // (self.training.num_microbatches * data * fsdp)

@@ -24,10 +24,16 @@ import jax
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from alexatm_jax.planning.accounting import TableRow, saved_activation_bytes, tables, tree_bytes
+from alexatm_jax.planning.accounting import (
+    TableRow,
+    gradient_bytes,
+    saved_activation_bytes,
+    tables,
+    tree_bytes,
+)
 from alexatm_jax.planning.compiled import CompiledFigures, DoesNotFit, compile_figures
 from alexatm_jax.planning.job import Job
-from alexatm_jax.planning.programs import PROGRAMS, Program, placed_state
+from alexatm_jax.planning.programs import Program, make_program, placed_state, program_names
 from alexatm_jax.planning.topology import Topology
 from alexatm_jax.training.state import TrainState
 
@@ -43,7 +49,7 @@ class ProgramPlan:
     """One compiled program.
 
     Attributes:
-      name: "train", "rank" or "generate"; `description` gives its shapes.
+      name: one of `programs.program_names`; `description` gives its shapes.
       flops: of one call, over all devices; `tokens` are read and written by it.
       ideal_seconds: of one call, if every device computed at its peak; None if unknown.
       figures: the compiler's; None if it refused the program for its memory.
@@ -106,20 +112,20 @@ class Plan:
 
     Attributes:
       mesh: sizes of data, fsdp and tensor.
-      tables: parameters and state, part by part.
-      programs: train, rank and generate.
+      tables: parameters and state, part by part, by the training step that holds them.
+      programs: the training step or steps, rank and generate.
     """
 
     job: Job
     machine: Machine
     mesh: dict[str, int]
-    tables: tuple[TableRow, ...]
+    tables: dict[str, tuple[TableRow, ...]]
     programs: tuple[ProgramPlan, ...]
 
     @property
     def num_parameters(self) -> int:
         """Parameters of the whole model."""
-        return sum(row.parameters for row in self.tables)
+        return sum(row.parameters for row in next(iter(self.tables.values())))
 
     @property
     def fits(self) -> bool | None:
@@ -128,33 +134,37 @@ class Plan:
         return None if None in verdicts else all(verdicts)
 
 
-def state_on(job: Job, machine: Machine) -> TrainState:
-    """Gives the training state abstractly, as it lies on the machine.
+def states_on(job: Job, machine: Machine) -> dict[str, TrainState]:
+    """Gives the state of each of `Job.steps` abstractly, as it lies on the machine.
 
     Raises:
       ValueError: if the job does not divide over the devices, or lengths are beyond the model's.
     """
     job.check(len(machine.devices))
-    return placed_state(job, job.partitioning.make_mesh(machine.devices))
+    mesh = job.partitioning.make_mesh(machine.devices)
+    return {name: placed_state(job, mesh, phases[0]) for name, phases in job.steps.items()}
 
 
 def make_plan(job: Job, machine: Machine) -> Plan:
-    """Counts what shapes tell, then compiles the three programs.
+    """Counts what shapes tell, then compiles the programs.
 
     Raises:
-      ValueError: see `state_on`.
+      ValueError: see `states_on`.
     """
-    rows = tables(state_on(job, machine))
-    programs = tuple(plan_program(name, job, machine) for name in PROGRAMS)
+    rows = {
+        name: tables(state, job.steps[name][0].trained)
+        for name, state in states_on(job, machine).items()
+    }
+    programs = tuple(plan_program(name, job, machine) for name in program_names(job))
     mesh = dict(job.partitioning.make_mesh(machine.devices).shape)
     return Plan(job, machine, mesh, rows, programs)
 
 
 def plan_program(name: str, job: Job, machine: Machine) -> ProgramPlan:
-    """Compiles one of `programs.PROGRAMS` for the machine, and reads what the compiler says."""
+    """Compiles one of `programs.program_names` and reads what the compiler says of it."""
     mesh = job.partitioning.make_mesh(machine.devices)
-    program = PROGRAMS[name](job, mesh)
-    gradients, activations = _known_temporaries(job, mesh) if name == "train" else (0, 0)
+    program = make_program(name, job, mesh)
+    gradients, activations = _known_temporaries(name, job, mesh) if name in job.steps else (0, 0)
     figures: CompiledFigures | None = None
     needed: int | None
     logger.info("compiling %s: %s", name, program.description)
@@ -187,8 +197,10 @@ def total_bytes(figures: CompiledFigures) -> int:
 
 def least_training_bytes(job: Job, machine: Machine) -> int:
     """Gives what training holds whatever the compiler does: the state and its gradients."""
-    state = state_on(job, machine)
-    return tree_bytes(state) + tree_bytes(state.params)
+    return max(
+        tree_bytes(state) + gradient_bytes(state.params, job.steps[name][0].trained)
+        for name, state in states_on(job, machine).items()
+    )
 
 
 def _compile(program: Program, job: Job, mesh: Mesh) -> CompiledFigures:
@@ -202,14 +214,16 @@ def _compile(program: Program, job: Job, mesh: Mesh) -> CompiledFigures:
         )
 
 
-def _known_temporaries(job: Job, mesh: Mesh) -> tuple[int, int]:
+def _known_temporaries(name: str, job: Job, mesh: Mesh) -> tuple[int, int]:
     """Gives the gradients' bytes and the saved activations' on one device."""
+    phase = job.steps[name][0]
     activations = saved_activation_bytes(
         job.model,
-        job.rows_per_device(mesh.size),
-        job.source_length,
-        job.target_length,
+        job.rows_per_device(mesh.size, [phase]),
+        phase.source_length,
+        phase.target_length,
         loss_chunk_length=job.training.loss_chunk_length,
         tensor=mesh.shape["tensor"],
+        frozen=phase.frozen,
     )
-    return tree_bytes(placed_state(job, mesh).params), activations
+    return gradient_bytes(placed_state(job, mesh, phase).params, phase.trained), activations

@@ -1,4 +1,4 @@
-"""The three programs of a run, as they are compiled: abstract arguments, placed on a mesh."""
+"""The programs of a run, as they are compiled: abstract arguments, placed on a mesh."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from alexatm_jax.batch import batch_shapes
 from alexatm_jax.decoding.encoded import Prompts
 from alexatm_jax.decoding.generate import generate
 from alexatm_jax.decoding.scoring import Texts, score_texts
@@ -21,6 +20,7 @@ from alexatm_jax.model.flops import Work, forward_flops, training_flops
 from alexatm_jax.model.transformer import Transformer
 from alexatm_jax.partitioning import batch_sharding, replicated
 from alexatm_jax.planning.job import Job
+from alexatm_jax.training.phases import ResolvedPhase
 from alexatm_jax.training.state import (
     TrainState,
     abstract_params,
@@ -35,7 +35,7 @@ class Program:
     """A function to compile, and what it computes.
 
     Attributes:
-      name: "train", "rank" or "generate".
+      name: one of `program_names`.
       description: its shapes, for people.
       function, arguments, donate_argnums, out_shardings: for `jax.jit`; arguments are abstract.
       flops: floating-point operations of one call over all devices, from `model.flops`.
@@ -52,42 +52,53 @@ class Program:
     out_shardings: Any = None
 
 
-def placed_state(job: Job, mesh: Mesh) -> TrainState:
-    """Gives the training state abstractly: shapes, dtypes, and where they live."""
-    model, optimizer, phase = Transformer(job.model), job.training.optimizer, job.phases[-1]
+def placed_state(job: Job, mesh: Mesh, phase: ResolvedPhase) -> TrainState:
+    """Gives a phase's training state abstractly: shapes, dtypes, and where they live."""
+    model, optimizer = Transformer(job.model), job.training.optimizer
     shardings = state_shardings(model, optimizer, phase, job.partitioning, mesh)
     return abstract_state(model, optimizer, phase, shardings)
 
 
-def train_program(job: Job, mesh: Mesh) -> Program:
-    """Gives one update as `training.loop` compiles it, the state donated."""
-    config = job.training
+def program_names(job: Job) -> tuple[str, ...]:
+    """Names the training step, or each of several (`Job.steps`), then "rank" and "generate"."""
+    return (*job.steps, *_ANSWERING)
+
+
+def make_program(name: str, job: Job, mesh: Mesh) -> Program:
+    """Gives one of `program_names`, its arguments placed on the mesh."""
+    if name in _ANSWERING:
+        return _ANSWERING[name](job, mesh)
+    return train_program(name, job, mesh)
+
+
+def train_program(name: str, job: Job, mesh: Mesh) -> Program:
+    """Gives one update of a phase as `training.loop` compiles it, the state donated."""
+    config, phase = job.training, job.steps[name][0]
     step = make_train_step(
         Transformer(job.model),
         config.optimizer,
-        job.phases[-1],
+        phase,
         seed=config.seed,
         log_period_steps=config.log_period_steps,
         num_microbatches=config.num_microbatches,
         loss_chunk_length=config.loss_chunk_length,
     )
-    state = placed_state(job, mesh)
+    state = placed_state(job, mesh, phase)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     batch = {
         name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
-        for name, shape in batch_shapes(
-            job.batch_size, job.source_length, job.target_length
-        ).items()
+        for name, shape in phase.batch_shapes.items()
     }
-    work = Work.of_rows(job.batch_size, job.fill * job.source_length, job.fill * job.target_length)
-    rows = job.rows_per_device(mesh.size)
+    source, target = phase.source_length, phase.target_length
+    work = Work.of_rows(phase.batch_size, job.fill * source, job.fill * target)
+    rows = job.rows_per_device(mesh.size, [phase])
     return Program(
-        "train",
-        f"one update of {job.batch_size} x ({job.source_length} + {job.target_length}) tokens in "
+        name,
+        f"one update of {phase.batch_size} x ({source} + {target}) tokens in "
         f"{config.num_microbatches} microbatch(es), {rows} row(s) at a time on a device",
         step,
         (state, batch),
-        training_flops(job.model, work),
+        training_flops(job.model, work, phase.frozen),
         work.encoder_tokens + work.decoder_tokens,
         donate_argnums=(0,),
         out_shardings=(shardings, shardings.sums),
@@ -134,7 +145,7 @@ def generate_program(job: Job, mesh: Mesh) -> Program:
     )
 
 
-PROGRAMS = {"train": train_program, "rank": rank_program, "generate": generate_program}
+_ANSWERING = {"rank": rank_program, "generate": generate_program}
 
 
 def _placed_params(job: Job, mesh: Mesh) -> Any:

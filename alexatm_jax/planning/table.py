@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from alexatm_jax.model.flops import ENCODER_PARTS
+from alexatm_jax.planning.accounting import TableRow
 from alexatm_jax.planning.advice import Trial, best_of_stages
+from alexatm_jax.planning.estimate import ASSUMED_MFU, phase_rows, run_estimate
 from alexatm_jax.planning.plan import RESERVE, Plan, ProgramPlan
-
-ASSUMED_MFU = 0.5
-"""Share of the peak that run times are quoted at, beside the ideal; the paper's 154 of 312
-TFLOP/s (recipe §4) are 0.49."""
 
 
 def as_json(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
@@ -24,9 +24,10 @@ def as_json(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
     fits            true, false, or null if the memory is unknown
     num_parameters  of the whole model
     job             model, training, partitioning, lengths, batch, decoding
-    tables          [planning.accounting.TableRow]: parameters and state, part by part
+    phases          [planning.estimate.phase_rows]: what is trained, and how, from step to step
+    tables          {training step: [planning.accounting.TableRow]}: parameters and state by part
     programs        [planning.plan.ProgramPlan], figures and collectives within
-    run             planning.table.run_estimate: what the whole training run computes
+    run             planning.estimate.run_estimate: what the whole training run computes
     trials          [planning.advice.Trial], in the order in which they were tried
     """
     return {
@@ -36,7 +37,10 @@ def as_json(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
         "fits": plan.fits,
         "num_parameters": plan.num_parameters,
         "job": dataclasses.asdict(plan.job),
-        "tables": [dataclasses.asdict(row) for row in plan.tables],
+        "phases": phase_rows(plan),
+        "tables": {
+            name: [dataclasses.asdict(row) for row in rows] for name, rows in plan.tables.items()
+        },
         "programs": [
             dataclasses.asdict(program) | {"working_bytes": program.working_bytes}
             for program in plan.programs
@@ -46,31 +50,9 @@ def as_json(plan: Plan, trials: Sequence[Trial]) -> dict[str, Any]:
     }
 
 
-def run_estimate(plan: Plan) -> dict[str, float | None]:
-    """Multiplies the training step out to the whole run.
-
-    Returns:
-      `flops` of all steps; `ideal_step_seconds` with every device at its peak; and, only *if*
-      ASSUMED_MFU of the peak were reached, `step_seconds`, `tokens_per_second` and `days`. Times
-      are None where the peak is unknown.
-    """
-    step = next(program for program in plan.programs if program.name == "train")
-    steps = plan.job.training.train_steps
-    seconds = step.ideal_seconds and step.ideal_seconds / ASSUMED_MFU
-    return {
-        "steps": steps,
-        "flops": steps * step.flops,
-        "assumed_mfu": ASSUMED_MFU,
-        "ideal_step_seconds": step.ideal_seconds,
-        "step_seconds": seconds,
-        "tokens_per_second": seconds and step.tokens / seconds,
-        "days": seconds and steps * seconds / 86400,
-    }
-
-
 def as_text(plan: Plan) -> str:
     """Renders the plan in paragraphs: machine, state, memory, traffic, arithmetic, verdict."""
-    parts = (_heading, _state, _memory, _traffic, _arithmetic, _verdict)
+    parts = (_heading, _phases, _state, _memory, _traffic, _arithmetic, _verdict)
     return "\n\n".join(part(plan) for part in parts)
 
 
@@ -84,21 +66,66 @@ def _heading(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _phases(plan: Plan) -> str:
+    header = (
+        *("phase", "program", "updates", "learning rate", "trained", "batch", "tokens"),
+        *("FLOPs", f"an update IF at {ASSUMED_MFU:.0%}", "days"),
+    )
+    rows = phase_rows(plan)
+    lines = [_table(header, map(_phase_row, rows), left=2)]
+    for row in rows:
+        if row["frozen"]:
+            lines.append(f"phase {row['phase']} freezes {_frozen_text(row['frozen'])}")
+        if row["rate_factors"]:
+            factors = (f"{name} x {factor:g}" for name, factor in row["rate_factors"].items())
+            lines.append(f"phase {row['phase']} changes rates: {', '.join(factors)}")
+    return "\n".join(lines)
+
+
+def _phase_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        str(row["phase"]),
+        row["program"],
+        f"{row['start_step']:,} to {row['end_step']:,}",
+        " to ".join(f"{rate:.3g}" for rate in row["learning_rates"]),
+        _si(row["trained_parameters"], ""),
+        f"{row['batch_size']} x ({row['source_length']} + {row['target_length']})",
+        _si(row["tokens"], ""),
+        _si(row["flops"], "FLOP"),
+        _duration(row["step_seconds"]),
+        "unknown" if row["days"] is None else f"{row['days']:,.1f}",
+    )
+
+
+def _frozen_text(frozen: Sequence[str]) -> str:
+    if not set(frozen) >= ENCODER_PARTS:
+        return ", ".join(frozen)
+    others = [part for part in frozen if part not in ENCODER_PARTS]
+    return ", ".join(["the encoder with its embeddings", *others])
+
+
 def _state(plan: Plan) -> str:
-    unit = _unit(sum(map(sum, map(_state_bytes, plan.tables))))
+    first, *_ = plan.tables.values()
+    of_parts = list(zip(*plan.tables.values(), strict=True))
+    sizes = [_state_bytes(rows) for rows in of_parts]
+    totals = [sum(column) for column in zip(*sizes, strict=True)]
+    unit = _unit(max(totals))
     rows = [
-        (row.name, f"{row.parameters:,}", *(unit.text(n) for n in _state_bytes(row)))
-        for row in plan.tables
+        (row.name, f"{row.parameters:,}", *map(unit.text, line))
+        for row, line in zip(first, sizes, strict=True)
     ]
-    columns = zip(*map(_state_bytes, plan.tables), strict=True)
-    total = ("total", f"{plan.num_parameters:,}", *(unit.text(sum(c)) for c in columns))
-    held = f"{unit.name} a device: parameters"
-    header = ("", "parameters", held, "optimizer", "gradients")
+    total = ("total", f"{plan.num_parameters:,}", *map(unit.text, totals))
+    header = ["", "parameters", f"{unit.name} a device: parameters"]
+    for name in plan.tables:
+        of_step = "" if len(plan.tables) == 1 else f"{name}: "
+        header += [f"{of_step}optimizer", "gradients"]
     return _table(header, [*rows, total])
 
 
-def _state_bytes(row: Any) -> tuple[int, int, int]:
-    return row.parameter_bytes, row.optimizer_bytes, row.gradient_bytes
+def _state_bytes(rows: Sequence[TableRow]) -> list[int]:
+    """Gives one part's bytes: of its parameters, then by training step."""
+    steps = ((row.optimizer_bytes, row.gradient_bytes) for row in rows)
+    return [rows[0].parameter_bytes, *itertools.chain.from_iterable(steps)]
 
 
 def _memory(plan: Plan) -> str:
@@ -167,17 +194,14 @@ def _arithmetic(plan: Plan) -> str:
         )
         for program in plan.programs
     ]
-    run = run_estimate(plan)
-    lines = [_table(header, rows)]
+    run, table = run_estimate(plan), _table(header, rows)
     if run["days"] is None:
-        lines.append(f"{run['steps']:,} updates are {_si(run['flops'], 'FLOP')}.")
-    else:
-        lines.append(
-            f"IF {ASSUMED_MFU:.0%} of the peak were reached: {_duration(run['step_seconds'])} an "
-            f"update, {run['tokens_per_second']:,.0f} tokens a second, {run['days']:,.1f} days for "
-            f"{run['steps']:,} updates ({_si(run['flops'], 'FLOP')})."
-        )
-    return "\n".join(lines)
+        return f"{table}\n{run['steps']:,} updates are {_si(run['flops'], 'FLOP')}."
+    return (
+        f"{table}\nIF {ASSUMED_MFU:.0%} of the peak were reached: "
+        f"{run['tokens_per_second']:,.0f} tokens a second, {run['days']:,.1f} days for "
+        f"{run['steps']:,} updates ({_si(run['flops'], 'FLOP')})."
+    )
 
 
 def _verdict(plan: Plan) -> str:

@@ -20,7 +20,7 @@ from typing import Literal
 
 import jax
 
-from alexatm_jax.hardware import GPUS, TPUS, Chip, chip_of
+from alexatm_jax.hardware import GPUS, TPUS, Chip, peak_flops
 
 _ALIASES = {"v5litepod": "v5e", "v5": "v5p"}
 _MEGACORE = ("v4", "v5p")
@@ -265,14 +265,13 @@ def _present() -> Topology:
     devices = jax.devices()
     first = devices[0]
     platform = first.platform.upper()
-    chip = chip_of(first)
     return Topology(
         "present",
         "present",
         len(devices),
         first.device_kind,
         None if platform == "CPU" else (first.memory_stats() or {}).get("bytes_limit"),
-        chip and chip.bfloat16_flops,
+        peak_flops(first, "bfloat16"),
         f"XLA:{platform}, {len(devices)} devices here",
-        chip and chip.float32_flops,
+        peak_flops(first, "float32"),
     )

@@ -11,7 +11,7 @@ from alexatm_jax.model import ModelConfig
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.planning.advice import find_advice
 from alexatm_jax.planning.job import Job
-from alexatm_jax.planning.plan import Machine, make_plan, state_on
+from alexatm_jax.planning.plan import Machine, make_plan, states_on
 from alexatm_jax.planning.table import advice_text, as_json, as_text
 from alexatm_jax.planning.topology import make_devices, parse_topology
 from alexatm_jax.training.loop import TrainingConfig
@@ -60,7 +60,7 @@ def plan(
         place = parse_topology(topology)
         memory_bytes = None if memory_gib is None else int(memory_gib * 2**30)
         machine = Machine.of(place, make_devices(place), memory_bytes)
-        state_on(job, machine)
+        states_on(job, machine)
     found = make_plan(job, machine)
     path = Path(output_dir) / "plan.json"
     write_json(path, as_json(found, ()))

@@ -14,7 +14,7 @@ from alexatm_jax.batch import batch_shapes
 from alexatm_jax.model import Transformer
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.planning.accounting import part_of, saved_activation_bytes, tables, tree_bytes
-from alexatm_jax.planning.plan import state_on
+from alexatm_jax.planning.plan import states_on
 from alexatm_jax.training.state import abstract_params, abstract_state, state_shardings
 from alexatm_jax.training.step import batch_loss
 
@@ -31,8 +31,9 @@ def held_bytes(tree) -> int:
 )
 def test_tables_add_up_to_what_a_device_really_holds(make_job, make_machine, sizes, scan_layers):
     job = make_job(Partitioning(*sizes), scan_layers=scan_layers)
-    rows = tables(state_on(job, make_machine()))
-    about = (Transformer(job.model), job.training.optimizer, job.phases[0])
+    [phase] = job.phases
+    rows = tables(states_on(job, make_machine())["train"], phase.trained)
+    about = (Transformer(job.model), job.training.optimizer, phase)
     shardings = state_shardings(*about, job.partitioning, job.partitioning.make_mesh())
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_state(*about, shardings))
     state = jax.device_put(zeros, shardings)
@@ -47,7 +48,7 @@ def test_tables_add_up_to_what_a_device_really_holds(make_job, make_machine, siz
             row.parameter_bytes,
         )
     assert rows[-1].name == "scalars"
-    assert tree_bytes(state_on(job, make_machine())) == held_bytes(state)
+    assert tree_bytes(states_on(job, make_machine())["train"]) == held_bytes(state)
 
 
 def test_parts_are_the_same_in_both_layouts(make_job):
