@@ -14,7 +14,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ __all__ = [
     "gathered",
     "is_first",
     "process_id",
+    "seen_soon",
     "start",
 ]
 
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 _HEARTBEAT_SECONDS = 50
 """jax's own watch stands behind ours: it also sees a process that lives and does nothing."""
 _ECHO_SECONDS = 1.0
+_SIGHT_SECONDS = 70.0
 
 _peers: Peers | None = None
 
@@ -174,7 +176,7 @@ def check_shared_folder(folder: str | Path, name: str) -> None:
         token.parent.mkdir(parents=True, exist_ok=True)
         token.touch()
     first_folder, first_name = gathered([str(folder), token.name])[0]
-    seen = gathered((Path(folder) / first_name).exists())
+    seen = gathered(seen_soon((Path(folder) / first_name).exists))
     if is_first():
         token.unlink()
     if not all(seen):
@@ -183,6 +185,20 @@ def check_shared_folder(folder: str | Path, name: str) -> None:
             f"{name} {first_folder} of {_peers.name(0)} is not that of {blind}; give a folder "
             "that all machines share."
         )
+
+
+def seen_soon(condition: Callable[[], bool]) -> bool:
+    """Waits until a condition on what another process wrote to a shared folder holds.
+
+    NFS may go on for a minute to deny what was not there when it was last asked.
+
+    Returns:
+      Whether it came to hold; False after 70 seconds.
+    """
+    deadline = time.monotonic() + _SIGHT_SECONDS
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def abandon(code: int, reason: str) -> None:
