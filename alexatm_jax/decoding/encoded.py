@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from alexatm_jax.decoding.cache import DecoderCache
-from alexatm_jax.model.attention import KeysValues
+from alexatm_jax.decoding.cache import DecoderCache, shown, stored
+from alexatm_jax.decoding.cpu_layout import transposed, unrolled
 from alexatm_jax.model.transformer import Transformer
 
 
@@ -28,16 +29,46 @@ class Prompts(NamedTuple):
 class EncodedPrompts:
     """The decoder of one model over one batch of prompts.
 
-    Each prompt is encoded once and its cross-attention keys and values are projected once.
+    Each prompt is encoded once and its cross-attention keys and values are projected once, and laid
+    as the cache's are.
     """
 
-    def __init__(self, model: Transformer, params: Any, prompts: Prompts):
+    def __init__(
+        self,
+        model: Transformer,
+        params: Any,
+        prompts: Prompts,
+        *,
+        batch_size: int,
+        cpu_layout: bool = False,
+    ):
+        """Encodes the prompts.
+
+        Args:
+          batch_size: rows on each part of a mesh; on any number of parts the arithmetic is that of
+            so many rows.
+          cpu_layout: copies weights into the layout of `decoding.cpu_layout`.
+        """
         apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
-        self._apply = apply
         encoded_BSD: Array = apply(*prompts, method="encode")
-        self._cross: KeysValues = apply(encoded_BSD, method="cross_keys_values")
+        cross: Any = stored(apply(encoded_BSD, method="cross_keys_values"))
+        self._config, self._rows = model.config, len(prompts.tokens)
+        self._stacked = model.config.scan_layers and not cpu_layout
+        if not self._stacked:
+            model, params = unrolled(model, params)
+            cross = tuple(tuple(layers) for layers in cross)
+        # Laid out here once, and not wherever a step reads them.
+        self._cross = jax.lax.optimization_barrier(cross)
+        self._decode: Callable[..., Any] = functools.partial(model.apply, {"params": params})
         self._cross_mask = (prompts.segment_ids > 0)[:, None, None]
-        self._table_VD = apply(method="output_table").astype(encoded_BSD.dtype)
+        table_VD: Array = apply(method="output_table").astype(encoded_BSD.dtype)
+        # A single row is a product of a matrix and a vector, fast either way.
+        self._transposed = cpu_layout and batch_size > 1
+        self._table = transposed(table_VD) if self._transposed else table_VD
+
+    def empty_cache(self, num_positions: int) -> DecoderCache:
+        """Makes room for so many tokens of each row."""
+        return DecoderCache.empty(self._config, self._rows, num_positions, stacked=self._stacked)
 
     def logits(
         self, tokens_BT: Array, positions_BT: Array, cache: DecoderCache, self_mask: Array
@@ -51,8 +82,8 @@ class EncodedPrompts:
         Returns:
           float32 logits [B, T, V], and the cache grown by T places.
         """
-        hidden_BTD, cache = self._apply(
-            self._cross,
+        hidden_BTD, cache = self._decode(
+            self._cross_keys_values(),
             self._cross_mask,
             tokens_BT,
             positions_BT,
@@ -63,7 +94,16 @@ class EncodedPrompts:
         # One flat matrix product: CPUs take many times as long for one of three dimensions.
         hidden_RD = hidden_BTD.reshape(-1, hidden_BTD.shape[-1])
         logits_RV = jnp.einsum(
-            "RD,VD->RV", hidden_RD, self._table_VD, preferred_element_type=jnp.float32
+            "RD,DV->RV" if self._transposed else "RD,VD->RV",
+            hidden_RD,
+            self._table,
+            preferred_element_type=jnp.float32,
         )
         logits_BTV = logits_RV.reshape(*tokens_BT.shape, -1)
         return logits_BTV, cache.advance(tokens_BT.shape[1])
+
+    def _cross_keys_values(self) -> Any:
+        """Shows keys and values as the decoder takes them: of all layers, or N of each."""
+        if self._stacked:
+            return shown(self._cross)
+        return tuple(zip(*(shown(layer) for layer in zip(*self._cross, strict=True)), strict=True))

@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from alexatm_jax.decoding.config import DecodingConfig
+from alexatm_jax.decoding.cpu_layout import on_cpu
 from alexatm_jax.decoding.drafts import NO_TOKEN
 from alexatm_jax.decoding.generate import generate
 from alexatm_jax.decoding.row_arrays import prompt_arrays, text_arrays
@@ -323,7 +324,9 @@ class TextModel:
             config = dataclasses.replace(self.config, max_new_tokens=max_new_tokens)
             config.check_fits(self.model.config)
             ids = dict(start_id=self._start_id, eos_id=self.vocabulary.special.eos)
-            function = functools.partial(generate, self.model, config=config, **ids)
+            function = functools.partial(
+                generate, self.model, config=config, cpu_layout=on_cpu(self.params), **ids
+            )
             self._generators[max_new_tokens] = jax.jit(function)
         return self._generators[max_new_tokens]
 

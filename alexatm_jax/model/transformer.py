@@ -85,7 +85,8 @@ class DecoderLayer(nn.Module):
         """Maps ([B, T, D], cache) to the same.
 
         `shared` holds `self_visible` and `cross_visible`, and either `encoded` [B, S, D] or
-        `cross_keys_values`, which are its projections for all layers, [N, B, S, H, K] each.
+        `cross_keys_values`, which are its projections for all layers, [N, B, S, H, K] each, or for
+        unrolled layers N of [B, S, H, K].
         With C times as many decoder rows as encoder rows, each C in a row attend to one encoder
         row as C T queries, so that its keys and values are made once and never repeated.
         """
@@ -99,7 +100,8 @@ class DecoderLayer(nn.Module):
         x_BTD = x_BTD + self.dropout(y_BTD)
 
         if "cross_keys_values" in shared:
-            keys_values = jax.tree.map(lambda kv: kv[layer], shared["cross_keys_values"])
+            k_NBSHK, v_NBSHK = shared["cross_keys_values"]
+            keys_values = k_NBSHK[layer], v_NBSHK[layer]
         else:
             keys_values = self.cross_attention.keys_values(shared["encoded"])
         y_BTD = self.cross_attention_norm(x_BTD)
@@ -269,7 +271,8 @@ class Transformer(nn.Module):
         """Decodes the next T tokens after those in the cache.
 
         Args:
-          cross_keys_values: from `cross_keys_values`, [N, B, S, H, K] each.
+          cross_keys_values: from `cross_keys_values`, [N, B, S, H, K] each; for unrolled layers,
+            N of [B, S, H, K] will do.
           cross_mask: bool [B, 1, T or 1, S].
           tokens_BT, positions_BT: int32.
           cache: stores keys and values of every layer.

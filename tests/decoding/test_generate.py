@@ -22,9 +22,10 @@ def ends(*tokens: int) -> np.ndarray:
     return np.isin(np.arange(40), tokens)
 
 
-def compiled(model, params, max_new_tokens: int = T):
+def compiled(model, params, max_new_tokens: int = T, **options):
     """greedy of one model: (prompts, ends_V) -> tokens [B, T]."""
-    generate = jax.jit(functools.partial(greedy, model, max_new_tokens=max_new_tokens, bos_id=BOS))
+    options |= dict(max_new_tokens=max_new_tokens, bos_id=BOS)
+    generate = jax.jit(functools.partial(greedy, model, **options))
     return lambda prompts, ends_V: np.asarray(generate(params, prompts, ends_V=ends_V))
 
 
@@ -160,6 +161,14 @@ def test_the_loop_stops_when_every_row_has_ended(tiny, batch_prompts, random_row
     assert len(steps) == 1
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_layout_for_cpus_gives_the_same_answers(tiny, batch_prompts, random_rows, rows):
+    model, params = tiny(seed=3)
+    prompts = batch_prompts(random_rows(*[5, 9, 12][:rows]), 12)
+    answers = [compiled(model, params, cpu_layout=on)(prompts, ends(3)) for on in (False, True)]
+    np.testing.assert_array_equal(*answers)
+
+
 def test_positions_of_the_prompt_count(generate, batch_prompts, random_rows):
     rows = random_rows(6, 6, 6, seed=2)
     counted = generate(batch_prompts(rows, 12), ends())
@@ -174,9 +183,10 @@ def test_answers_fit_the_positions(tiny, batch_prompts):
         compiled(model, params, max_new_tokens=25)(prompts, ends())
 
 
-def test_a_cache_shows_each_token_what_came_before(tiny):
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_cache_shows_each_token_what_came_before(tiny, stacked):
     config = tiny()[0].config
-    cache = DecoderCache.empty(config, batch_size=2, num_positions=5)
+    cache = DecoderCache.empty(config, batch_size=2, num_positions=5, stacked=stacked)
     rng = np.random.default_rng(0)
     first = tuple(rng.normal(size=(2, 2, 3, 4)).astype(np.float32) for _ in range(2))
     second = tuple(rng.normal(size=(2, 1, 3, 4)).astype(np.float32) for _ in range(2))

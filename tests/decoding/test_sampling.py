@@ -15,7 +15,7 @@ from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.decoding.drafts import Drafts
 from alexatm_jax.decoding.generate import generate
 from alexatm_jax.decoding.limits import Limits
-from alexatm_jax.decoding.sampling import Sampling, prompt_key, truncated
+from alexatm_jax.decoding.sampling import Sampling, likeliest, prompt_key, truncated
 from alexatm_jax.decoding.stops import end_table
 
 V = 40
@@ -103,3 +103,10 @@ def test_keys_are_needed_to_draw(tiny, batch_prompts):
     with pytest.raises(ValueError, match="temperature is 1.0 and no keys arrived"):
         generate(model, params, batch_prompts([[7]], 3), NO_STOPS, config=config, start_id=0,
                  eos_id=2)  # fmt: skip
+
+
+def test_of_equally_likely_tokens_the_lowest_id_is_taken():
+    scores = np.random.default_rng(0).integers(0, 4, (5, 2, 40)).astype(np.float32)
+    scores[0], scores[1, 0, :39] = -np.inf, -np.inf
+    np.testing.assert_array_equal(likeliest(jnp.asarray(scores)), scores.argmax(axis=-1))
+    assert likeliest(jnp.full((1, 1, 7), jnp.nan))[0, 0] in range(7)
