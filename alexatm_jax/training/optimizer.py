@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 from jax import Array
 from jax.sharding import PartitionSpec
 
-from alexatm_jax.training.moments import Matrix, factored_rms, matrix, stored_in
+from alexatm_jax.training.moments import factored_rms, matrix, stored_in
 
 NOT_DECAYED = ("bias", "scale")
 """Names of the parameters that weight decay leaves alone: biases, and LayerNorms' scales."""
@@ -232,8 +234,8 @@ class Muon(Optimizer):
       b1, b2, epsilon: of the part that AdamW trains.
 
     Source: arXiv:2502.16982, Sec. 2; momentum and iteration are K. Jordan's,
-    https://kellerjordan.github.io/posts/muon/. optax.contrib.muon orthogonalizes all layers at
-    a time; here one layer's matrix is gathered at a time.
+    https://kellerjordan.github.io/posts/muon/. Unlike in optax.contrib.muon, each device makes
+    whole matrices of a few layers orthogonal, sent to it and back.
     """
 
     momentum: float = 0.95
@@ -245,10 +247,8 @@ class Muon(Optimizer):
     def scaling(self, specs: Any) -> optax.GradientTransformation:
         """Gives orthogonal matrices for those within layers, Adam's steps for the rest."""
 
-        def scaled(names: PartitionSpec, matrices: Array) -> Array:
-            sides = matrix(names)
-            assert sides is not None
-            return _orthogonal(matrices, sides, self.iterations)
+        def scaled(names: PartitionSpec, momentum: Array) -> Array:
+            return _orthogonal(momentum, names, self.iterations)
 
         hidden = jax.tree.map(_is_hidden, specs)
         others = jax.tree.map(lambda name: not name, hidden)
@@ -272,16 +272,31 @@ def _size(x: Array, names: PartitionSpec) -> Array:
     return jnp.sqrt(jnp.square(x.astype(jnp.float32)).mean(axes, keepdims=True))
 
 
-def _orthogonal(x: Array, sides: Matrix, iterations: int) -> Array:
+def _orthogonal(x: Array, names: PartitionSpec, iterations: int) -> Array:
     """Takes matrices to about the nearest orthogonal ones, times 0.2 sqrt(the longer side)."""
+    sides = matrix(names)
+    assert sides is not None
     rows, columns = (math.prod(x.shape[axis] for axis in axes) for axes in sides)
-
-    def one(matrix: Array) -> Array:
-        return newton_schulz(matrix, iterations)
-
+    whole = _whole_matrices(x.astype(jnp.float32), names)
+    flat = whole.reshape(-1, rows, columns)
+    found = jax.vmap(functools.partial(newton_schulz, iterations=iterations))(flat)
     scale = 0.2 * math.sqrt(max(rows, columns))
-    flat = x.astype(jnp.float32).reshape(-1, rows, columns)
-    return scale * jax.lax.map(one, flat).reshape(x.shape)
+    return scale * _whole_matrices(found.reshape(whole.shape), names)[: x.shape[0]]
+
+
+def _whole_matrices(x: Array, names: PartitionSpec) -> Array:
+    """Gives devices the whole width of some layers, where they had part of the width of all.
+
+    Layers are filled up with zeros, so that they divide over the devices of a width. Without this
+    every product of the iteration would gather the matrices anew.
+    """
+    if names[0] != "layers":
+        return x
+    mesh, axes = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("embed",))
+    parts = math.prod(mesh.shape.get(axis, 1) for axis in jax.tree.leaves(tuple(axes or ())))
+    x = jnp.pad(x, ((0, -x.shape[0] % parts), *((0, 0),) * (x.ndim - 1)))
+    swapped = {"layers": "embed", "embed": None}
+    return nn.with_logical_constraint(x, tuple(swapped.get(name, name) for name in names))
 
 
 def newton_schulz(matrix: Array, iterations: int) -> Array:

@@ -103,6 +103,18 @@ def test_every_mesh_of_eight_devices_makes_the_same_update(
     )
 
 
+def test_gradients_are_summed_into_parts(tiny, adamw):
+    """On eight devices of `fsdp` no array that a device keeps is as large as the gradient."""
+    sizes = dict(d_model=64, d_ff=256, num_encoder_layers=6, num_decoder_layers=6, remat="full")
+    model = tiny(**sizes, encoder_attention_dropout_rate=0.0)
+    config = TrainingConfig(1, adamw(), num_microbatches=2, loss_chunk_length=4)
+    phase = config.resolved_phases(model.config, 16, 6, 7)[0]
+    partitioning = Partitioning(1, 8, 1)
+    step = loop.compile_step(model, config, phase, partitioning, partitioning.make_mesh())
+    whole = sum(leaf.size * 4 for leaf in jax.tree.leaves(nn.unbox(abstract_params(model))))
+    assert step.memory_analysis().temp_size_in_bytes < 0.75 * whole
+
+
 @pytest.mark.parametrize(
     "sizes",
     [(2, 2, 2)]
