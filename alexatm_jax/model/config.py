@@ -6,7 +6,8 @@ import dataclasses
 
 NORMS = ("published", "standard")
 ACTIVATIONS = ("gelu", "gelu_new", "relu", "silu")
-REMAT_POLICIES = ("none", "dots", "full")
+REMAT_POLICIES = ("none", "dots", "attention", "full")
+"""From what keeps most to what keeps least."""
 POSITION_INITS = ("normal", "sinusoid")
 DTYPES = ("float32", "bfloat16")
 ATTENTIONS = ("auto", "cudnn", "splash", "blocked", "reference")
@@ -39,8 +40,10 @@ class ModelConfig:
         of the time. Unrolled layers are named layer_0, layer_1, ...
       scan_unroll: layers that one iteration of the scan computes. More compile slower and run
         faster where copies are dear: all of a stack's save a CPU about 5 % of a training step.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products
-        without a batch dimension) or "full" (each layer from its input).
+      remat: what the backward pass recomputes: "none", "dots" (all but what attention and
+        weights' products give), "attention" (all but what attention gives) or "full" (each layer
+        from its input).
+      decoder_remat: the decoder's, where it differs from the encoder's.
       attention: what computes attention over segments: "auto" takes the best that can, and
         `attention_rule` says who can what.
       dtype: of activations; param_dtype: of parameters. Softmax, LayerNorm and
@@ -73,6 +76,7 @@ class ModelConfig:
     scan_layers: bool = True
     scan_unroll: int = 1
     remat: str = "none"
+    decoder_remat: str | None = None
     attention: str = "auto"
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -82,6 +86,7 @@ class ModelConfig:
             ("norm", NORMS),
             ("activation", ACTIVATIONS),
             ("remat", REMAT_POLICIES),
+            ("decoder_remat", (None, *REMAT_POLICIES)),
             ("position_init", POSITION_INITS),
             ("attention", ATTENTIONS),
             ("dtype", DTYPES),
@@ -123,3 +128,8 @@ class ModelConfig:
     def decoder_ff(self) -> int:
         """F of the decoder."""
         return self.decoder_d_ff or self.d_ff
+
+    @property
+    def decoder_remat_policy(self) -> str:
+        """What the decoder's backward pass recomputes."""
+        return self.decoder_remat or self.remat

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from alexatm_jax.model.attention import KeysValues, MultiHeadAttention
+from alexatm_jax.model.attention import ATTENDED, KeysValues, MultiHeadAttention
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.model.layers import HIDDEN, Dropout, FeedForward, LayerNorm, RowTable, TokenTable
 from alexatm_jax.model.masks import Explicit, Segments, Visible
@@ -120,21 +120,36 @@ class DecoderLayer(nn.Module):
         return carry, self.cross_attention.keys_values(shared["encoded"])
 
 
+_attended = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+KEPT_BY_REMAT = {
+    "full": None,
+    "attention": _attended,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        _attended, jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+}
+"""What a layer's backward pass is left, besides the layer's input, by `ModelConfig.remat`."""
+
+
 class Stack(nn.Module):
-    """N layers one after the other, scanned or unrolled, then a LayerNorm."""
+    """N layers one after the other, scanned or unrolled, then a LayerNorm.
+
+    Attributes:
+      remat: what their backward pass recomputes, as in `ModelConfig`.
+    """
 
     config: ModelConfig
     layer_class: type[nn.Module]
     num_layers: int
+    remat: str
 
     def setup(self) -> None:
         cfg = self.config
         layer_class = self.layer_class
-        if cfg.remat != "none":
-            saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        if self.remat != "none":
             layer_class = nn.remat(
                 layer_class,
-                policy=saved if cfg.remat == "dots" else None,
+                policy=KEPT_BY_REMAT[self.remat],
                 # Straight-line code would share what is to be computed again.
                 prevent_cse=not cfg.scan_layers or cfg.scan_unroll >= self.num_layers,
             )
@@ -192,12 +207,12 @@ class Transformer(nn.Module):
         self.encoder_tokens = TokenTable(cfg)
         self.encoder_positions = RowTable(cfg, cfg.max_positions, sinusoid)
         self.encoder_token_types = RowTable(cfg, cfg.token_types)
-        self.encoder = Stack(cfg, EncoderLayer, cfg.num_encoder_layers)
+        self.encoder = Stack(cfg, EncoderLayer, cfg.num_encoder_layers, cfg.remat)
         if not cfg.share_embeddings:
             self.decoder_tokens = TokenTable(cfg)
         decoder_rows = cfg.max_positions + DECODER_POSITION_OFFSET
         self.decoder_positions = RowTable(cfg, decoder_rows, sinusoid)
-        self.decoder = Stack(cfg, DecoderLayer, cfg.num_decoder_layers)
+        self.decoder = Stack(cfg, DecoderLayer, cfg.num_decoder_layers, cfg.decoder_remat_policy)
         if not cfg.tie_lm_head:
             self.lm_head = TokenTable(cfg)
         self.dropout = Dropout(cfg.dropout_rate)

@@ -9,7 +9,10 @@ import pytest
 from alexatm_jax.model.config import ModelConfig
 
 INTEGERS = [f.name for f in dataclasses.fields(ModelConfig) if f.type in ("int", "int | None")]
-CHOICES = ("norm", "activation", "remat", "position_init", "dtype", "param_dtype")
+CHOICES = (
+    *("norm", "activation", "remat", "decoder_remat"),
+    *("attention", "position_init", "dtype", "param_dtype"),
+)
 RATES = ("dropout_rate", "encoder_attention_dropout_rate", "decoder_attention_dropout_rate")
 
 
@@ -21,7 +24,9 @@ def test_sizes_are_positive(tiny, name):
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_an_unknown_word_is_answered_with_the_known_ones(tiny, name):
-    with pytest.raises(ValueError, match=rf"ModelConfig.{name} is 'typo'; choose one of \('"):
+    with pytest.raises(
+        ValueError, match=rf"ModelConfig.{name} is 'typo'; choose one of \((None, )?'"
+    ):
         tiny(**{name: "typo"})
 
 
