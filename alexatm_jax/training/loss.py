@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 
 from alexatm_jax.model.layers import HIDDEN
 
-LOGITS_BYTES = 128 * 2**20
+LOGITS_BYTES = 64 * 2**20
 """Logits that a device holds at a time by default, unless the head's gradient is larger."""
 
 Axes = tuple[str, ...]
@@ -239,14 +239,19 @@ def _chunk_loss(chunk: _Chunk, table_VD: Array, vocab: Axes) -> tuple[Array, Arr
     """
     hidden_ND, targets_N, weights_N = chunk
     logits_NV = jnp.einsum("ND,VD->NV", hidden_ND, table_VD, preferred_element_type=jnp.float32)
-    peak_N = _pmax(logits_NV.max(axis=1), vocab)
+    own_N = targets_N - (jax.lax.axis_index(vocab) * table_VD.shape[0] if vocab else 0)
+    is_own_N = (own_N >= 0) & (own_N < table_VD.shape[0])
+    # A gather of a few numbers, where a comparison's sum would be a pass over all logits.
+    picked_N = jnp.take_along_axis(logits_NV, own_N[:, None], axis=1, mode="clip")[:, 0]
+    # Taken into the maximum, which it cannot exceed, it is not read after the exponentials have
+    # taken the logits' place.
+    peak_N = _pmax(jnp.maximum(logits_NV.max(axis=1), picked_N), vocab)
     exp_NV = jnp.exp(logits_NV - peak_N[:, None])
-    first = jax.lax.axis_index(vocab) * table_VD.shape[0] if vocab else 0
-    # A comparison instead of a gather: it costs no pass of its own, on any device.
-    hits_NV = jnp.arange(table_VD.shape[0])[None] == (targets_N - first)[:, None]
-    picked_N = jnp.where(hits_NV, logits_NV, 0).sum(axis=1)
+    picked_N = jnp.where(is_own_N, picked_N, 0)
     sums_N, picked_N = _psum((exp_NV.sum(axis=1), picked_N), vocab)
     losses_N = (jnp.log(sums_N) - (picked_N - peak_N)) * weights_N
+    # A comparison instead of a scatter: it costs no pass of its own, on any device.
+    hits_NV = jnp.arange(table_VD.shape[0])[None] == own_N[:, None]
     return losses_N, exp_NV - jnp.where(hits_NV, sums_N[:, None], 0), weights_N / sums_N
 
 
