@@ -8,9 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AxisType, PartitionSpec
 
-from alexatm_jax.model.attention_blocked import ProbabilityDropout, blocked_attention
+from alexatm_jax.model.attention_blocked import (
+    ATTENDED,
+    ProbabilityDropout,
+    blocked_attention,
+)
 from alexatm_jax.model.attention_cudnn import cudnn_attention
 from alexatm_jax.model.attention_reference import reference_attention
 from alexatm_jax.model.attention_rule import Call, chosen
@@ -61,7 +66,8 @@ def attend(
     with jax.named_scope("attention"):
         q_BLHK = q_BLHK / math.sqrt(q_BLHK.shape[-1])
         if not isinstance(visible, Segments) or name == "reference":
-            return reference_attention(q_BLHK, k_BMHK, v_BMHK, visible, dropout_rate, dropout_key)
+            o_BLHK = reference_attention(q_BLHK, k_BMHK, v_BMHK, visible, dropout_rate, dropout_key)
+            return checkpoint_name(o_BLHK, ATTENDED)
         dropout = None
         if dropout_key is not None:
             batch, _, heads, _ = q_BLHK.shape
@@ -203,7 +209,7 @@ def _on_each_device(
         dropout: ProbabilityDropout | None,
     ) -> Array:
         if name == "cudnn":
-            return cudnn_attention(q_BLHK, k_BMHK, v_BMHK, segments)
+            return checkpoint_name(cudnn_attention(q_BLHK, k_BMHK, v_BMHK, segments), ATTENDED)
         if name == "splash":
             return splash_attention(q_BLHK, k_BMHK, v_BMHK, segments)
         return blocked_attention(q_BLHK, k_BMHK, v_BMHK, segments, dropout, _platform())

@@ -9,6 +9,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
 )
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
+from alexatm_jax.model.attention_blocked import ATTENDED
 from alexatm_jax.model.masks import Segments
 
 LANES = 128
@@ -39,6 +40,7 @@ def splash_attention(
     kernel = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([mask] * q_BHLK.shape[1]),
         block_sizes=_block_sizes(*shape),
+        residual_checkpoint_name=ATTENDED,
         interpret=interpret,
     )
     ids = kernels.SegmentIds(segments.queries_BL, segments.keys_BM)
