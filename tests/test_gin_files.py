@@ -108,7 +108,7 @@ def test_the_papers_freeze_is_two_phases_also_when_a_run_is_read_back(tmp_path):
 
 @pytest.mark.parametrize("name", [name for name in FILES if "alexatm_20b_" in name])
 def test_a_20b_experiment_changes_only_how_the_recipe_is_laid_out(name):
-    load("models/alexatm_20b.gin", "runs/pretrain.gin")
+    load("models/alexatm_20b.gin", "runs/pretrain.gin", "runs/frozen_encoder.gin")
     _, recipe = main.configured("plan")
     load(name)
     _, arguments = main.configured("plan")
@@ -116,6 +116,8 @@ def test_a_20b_experiment_changes_only_how_the_recipe_is_laid_out(name):
         assert arguments[same] == recipe[same]
     training = arguments["training"]
     assert dataclasses.replace(training, num_microbatches=1) == recipe["training"]
+    assert load(name) == ["CACHE_DIR", "MODEL_DIR", "WARM_START_PATH"]
+    assert gin.query_parameter("%WARM_START_COPIES") == "encoder_and_embeddings"
     # Recipe §4.
     optimizer, schedule = training.optimizer, training.optimizer.schedule
     assert (schedule.peak, schedule.final, schedule.total_steps) == (1e-4, 5e-6, 500_000)

@@ -129,7 +129,7 @@ class Clock:
         self._seconds = dict.fromkeys(KINDS, 0.0)
         self._doing = ["startup"]
         self._counted = timer()
-        self._steps = 0
+        self._steps = self._made = 0
         self._lap_began = (0, 0.0, 0.0)
         self._past = Goodput(0, {})
         self._file: TextIO | None = None
@@ -140,7 +140,7 @@ class Clock:
         Args:
           restored_step: updates that were made before this start; 0 for none.
         """
-        path = Path(directory) / "goodput.jsonl"
+        path, self._made = Path(directory) / "goodput.jsonl", restored_step
         self._past = _past(_read(path), restored_step, self._start)
         if writes:
             self._file = path.open("a", encoding="utf-8")
@@ -173,6 +173,7 @@ class Clock:
     def step_done(self) -> None:
         """Counts a step that was given to the devices."""
         self._steps += 1
+        self._made += 1
 
     def lap(self) -> Lap:
         """Ends a lap: what was counted since the last one, the devices' work being finished."""
@@ -207,8 +208,9 @@ class Clock:
         return Goodput(past.starts + 1, seconds, past.down_seconds)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Writes a last line, and closes the file."""
         if self._file is not None:
+            self.record(self._made)
             self._file.close()
 
     def _count(self) -> None:

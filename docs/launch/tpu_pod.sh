@@ -13,4 +13,5 @@ gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="
   exec alexatm --run_mode=train --cluster=tpu \
     --gin_file=experiments/alexatm_20b_v5p_256.gin \
     --gin.CACHE_DIR=\"'$SHARED/cache'\" \
-    --gin.MODEL_DIR=\"'$SHARED/alexatm_20b'\""
+    --gin.MODEL_DIR=\"'$SHARED/alexatm_20b'\" \
+    --gin.WARM_START_PATH=\"'$SHARED/encoder'\""

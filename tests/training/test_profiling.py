@@ -44,6 +44,16 @@ def test_a_profile_that_is_cut_short_tells_of_what_it_saw(tmp_path, program, mad
     assert f"those from {first} to {last}:" in (tmp_path / "profile.txt").read_text()
 
 
+def test_a_trace_that_cannot_be_read_does_not_end_the_run(tmp_path, program, caplog, monkeypatch):
+    def fail(*_):
+        raise KeyError("_p")
+
+    monkeypatch.setattr("alexatm_jax.training.profiling.time_by_part", fail)
+    profile = Profile("0:1", tmp_path)
+    run(profile, program, 0, 2)
+    assert "cannot be broken down" in caplog.text and profile.shares is None
+
+
 @pytest.mark.parametrize(("steps", "made"), [(None, 0), ("7:9", 0), ("7:9", 9)])
 def test_no_step_no_profile(tmp_path, program, steps, made):
     run(Profile(steps, tmp_path), program, made, made + 3)
