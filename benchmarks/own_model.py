@@ -5,6 +5,7 @@ python -m benchmarks.own_model SETTINGS, a JSON object
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import functools
 import json
@@ -19,6 +20,7 @@ import numpy as np
 from flax import linen as nn
 
 from alexatm_jax.batch import ENCODER_FEATURES, batch_shapes, check_batch
+from alexatm_jax.decoding.cpu_layout import on_cpu
 from alexatm_jax.decoding.generate import Prompts, greedy
 from alexatm_jax.host_memory import keep_freed_memory
 from alexatm_jax.model import ModelConfig, Transformer
@@ -26,7 +28,7 @@ from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training import loop
 from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
-from alexatm_jax.training.state import create_state, state_shardings
+from alexatm_jax.training.state import TrainState, create_state, state_shardings
 from alexatm_jax.training.time_by_part import time_by_part
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, Timing, repeated, serve
@@ -77,6 +79,27 @@ def check_changes(changes: Mapping[str, Any]) -> None:
         )
 
 
+def variant(text: str | None) -> dict[str, Any]:
+    """Reads "NAME=VALUE,NAME=VALUE", values as Python literals, or as text if they are none.
+
+    Nothing is changed without a text.
+
+    Raises:
+      BenchmarkError: if it does not have this form, or a name is no field of ours.
+    """
+    changes: dict[str, Any] = {}
+    for part in text.split(",") if text else ():
+        name, equals, value = part.partition("=")
+        if not (name and equals):
+            raise BenchmarkError(f"{text!r} is not NAME=VALUE, such as remat=full.")
+        try:
+            changes[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            changes[name] = value
+    check_changes(changes)
+    return changes
+
+
 def training_batch(shape: Shape) -> dict[str, np.ndarray]:
     """Makes a batch of one full example a row."""
     rng = np.random.default_rng(0)
@@ -94,6 +117,33 @@ def training_batch(shape: Shape) -> dict[str, np.ndarray]:
     return batch
 
 
+class _Plan:
+    """What a run of one phase over all devices here is made of."""
+
+    def __init__(self, shape: Shape, changes: Mapping[str, Any]) -> None:
+        self._network = Transformer(model_config(shape, changes))
+        self._config, self._partitioning = training_config(changes), Partitioning()
+        self.mesh = self._partitioning.make_mesh()
+        sizes = (shape.batch_size, shape.source_length, shape.target_length)
+        self._phase = self._config.resolved_phases(self._network.config, *sizes)[0]
+
+    def compiled(self) -> jax.stages.Compiled:
+        return loop.compile_step(
+            self._network, self._config, self._phase, self._partitioning, self.mesh
+        )
+
+    def state(self) -> TrainState:
+        optimizer = self._config.optimizer
+        placed = (self._partitioning, self.mesh)
+        shardings = state_shardings(self._network, optimizer, self._phase, *placed)
+        return create_state(self._network, optimizer, self._phase, shardings, self._config.seed)
+
+
+def compiled_step(shape: Shape, changes: Mapping[str, Any]) -> jax.stages.Compiled:
+    """Compiles the step as the loop does, and allocates nothing."""
+    return _Plan(shape, changes).compiled()
+
+
 class Training:
     """The compiled step as the loop compiles it, and the state that it goes on from.
 
@@ -102,15 +152,10 @@ class Training:
     """
 
     def __init__(self, shape: Shape, changes: Mapping[str, Any]) -> None:
-        network = Transformer(model_config(shape, changes))
-        config, partitioning = training_config(changes), Partitioning()
-        mesh = partitioning.make_mesh()
-        sizes = (shape.batch_size, shape.source_length, shape.target_length)
-        phase = config.resolved_phases(network.config, *sizes)[0]
-        shardings = state_shardings(network, config.optimizer, phase, partitioning, mesh)
-        self.program = loop.compile_step(network, config, phase, partitioning, mesh)
-        self._state = create_state(network, config.optimizer, phase, shardings, config.seed)
-        self._batch = to_devices(training_batch(shape), batch_sharding(mesh))
+        plan = _Plan(shape, changes)
+        self.program = plan.compiled()
+        self._state = plan.state()
+        self._batch = to_devices(training_batch(shape), batch_sharding(plan.mesh))
         self._tokens = shape.tokens
 
     def step(self) -> float:
@@ -132,7 +177,9 @@ def profile(shape: Shape, changes: Mapping[str, Any], steps: int) -> str:
         with jax.profiler.trace(folder, profiler_options=quiet):
             for _ in range(steps):
                 training.step()
-        return str(time_by_part(folder, training.program.as_text(), steps))
+        program = training.program.as_text()
+        assert program is not None
+        return str(time_by_part(folder, program, steps))
 
 
 def decoding(shape: Shape, changes: Mapping[str, Any]) -> Callable[[], np.ndarray]:
@@ -148,6 +195,7 @@ def decoding(shape: Shape, changes: Mapping[str, Any]) -> Callable[[], np.ndarra
         max_new_tokens=shape.target_length,
         bos_id=BOS,
         ends_V=jnp.zeros(shape.vocab_size, bool),  # nothing ends early
+        cpu_layout=on_cpu(params),  # as `TextModel` has it
     )
     compiled = jax.jit(answer)
     return lambda: np.asarray(compiled(params, prompts))

@@ -6,7 +6,6 @@ python -m benchmarks.train_step [--json] [--published_python PATH] [--bart_pytho
 from __future__ import annotations
 
 import argparse
-import ast
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 from alexatm_jax.model.flops import Work, training_flops
 from benchmarks import matmul, peers
-from benchmarks.own_model import check_changes, model_config, profile
+from benchmarks.own_model import model_config, profile, variant
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, machine, median_rate, ratio
@@ -39,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(table(result))
     if options.profile:
-        print(profile(Shape.of_options(options), options.set, options.steps))
+        print(profile(Shape.of_options(options), variant(options.set), options.steps))
     if options.json:
         print(json.dumps(result))
     return 0
@@ -87,9 +86,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 def _own_sides(shape: Shape, options: argparse.Namespace) -> dict[str, Side]:
     sides = {}
     for text in (None, *options.variant):
-        changes = options.set if text is None else options.set | variant(text)
-        check_changes(changes)
-        model_config(shape, changes)
+        changes = variant(options.set) | variant(text)
+        model_config(shape, changes)  # refuses what is wrong before a worker starts
         name = OURS if text is None else f"{OURS}, {text}"
         told = {"task": "train", "shape": asdict(shape), "steps": options.steps}
         sides[name] = Side("own_model", told | {"changes": changes})
@@ -106,25 +104,6 @@ def _products(shape: Shape) -> dict[str, Side]:
 
 def _work(shape: Shape) -> Work:
     return Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
-
-
-def variant(text: str) -> dict[str, Any]:
-    """Reads "NAME=VALUE,NAME=VALUE", values as Python literals, or as text if they are none.
-
-    Raises:
-      BenchmarkError: if it does not have this form, or a name is no field of ours.
-    """
-    changes = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        if not (name and equals):
-            raise BenchmarkError(f"{text!r} is not NAME=VALUE, such as remat=full.")
-        try:
-            changes[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            changes[name] = value
-    check_changes(changes)
-    return changes
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -166,9 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true", help="say where our step's time goes")
     parser.add_argument("--steps", type=int, default=2, help="of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
-    parser.add_argument(
-        "--set", type=variant, default={}, metavar="NAME=VALUE,...", help="changes our side"
-    )
+    parser.add_argument("--set", metavar="NAME=VALUE,...", help="changes our side")
     parser.add_argument(
         "--variant",
         action="append",

@@ -1,0 +1,263 @@
+"""Trains as many layers of 20B shape as fit this accelerator: its model FLOPs utilisation.
+
+python -m benchmarks.layers_of_20b [--json] [--batch_size N] [--remat POLICY ...]
+
+It needs jax, flax, optax and orbax alone, and one accelerator; `--groups` and small sizes try it
+on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from alexatm_jax.hardware import peak_flops
+from alexatm_jax.model.attention import attend
+from alexatm_jax.model.flops import Work, training_flops
+from alexatm_jax.model.masks import Segments
+from benchmarks import matmul
+from benchmarks.own_model import Training, compiled_step, model_config, variant
+from benchmarks.shapes import Shape
+from benchmarks.timing import BenchmarkError, machine, repeated, versions
+
+GROUP = (3, 2)
+"""Encoder and decoder layers are added together, nearly as 46 to 32."""
+
+USABLE = 0.97
+"""Of the memory that the device gives to programs; the rest is lost between buffers."""
+
+CHANGES = {
+    "dtype": "bfloat16",
+    "share_embeddings": True,
+    "tie_lm_head": True,
+    # cuDNN's and splash attention drop no probabilities.
+    "encoder_attention_dropout_rate": 0.0,
+}
+"""One table of 153,600 rows leaves room for layers, and its head is counted and computed."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints a table and, if asked, one JSON object on the last line.
+
+    Returns:
+      The exit code: 0, or 2 if something is wrong with the input.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        result = measure(options)
+    except (BenchmarkError, ValueError) as error:
+        print(f"benchmarks.layers_of_20b: {error}", file=sys.stderr)
+        return 2
+    print(table(result))
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Compares attention with its definition, times matrix products, then steps.
+
+    Returns:
+      What --json prints: "runs", one for each remat policy; "attention_errors"; "device";
+      "peak_flops" of the data sheet; "matmul_flops"; "versions", "machine".
+    """
+    device = jax.devices()[0]
+    shape = Shape.of_options(options)
+    square = (options.matmul_size,) * 3
+    errors = attention_errors(shape)
+    _tell(f"attention's errors: {errors}")
+    rate = matmul.prepare([square], "bfloat16", 20)().per_second
+    _tell(f"matrix products: {rate / 1e12:,.2f} TFLOP/s")
+    peak = peak_flops(device, "bfloat16")
+    return {
+        "benchmark": "layers_of_20b",
+        "runs": [run(shape, remat, options, peak, rate) for remat in options.remat],
+        "attention_errors": errors,
+        "device": device.device_kind,
+        "peak_flops": peak,
+        "matmul_flops": rate,
+        "versions": versions("jax", "jaxlib", "flax", "optax"),
+        "machine": machine(),
+    }
+
+
+def run(
+    shape: Shape,
+    remat: str,
+    options: argparse.Namespace,
+    peak: float | None,
+    matmul_rate: float,
+) -> dict[str, Any]:
+    """Times steps with one remat policy and as many layers as fit, or as were asked for."""
+    changes = CHANGES | variant(options.set) | {"remat": remat}
+    groups = options.groups or groups_that_fit(shape, changes, _memory_limit())
+    shape = _with_groups(shape, groups)
+    _tell(f"remat {remat}: {shape.encoder_layers} + {shape.decoder_layers} layers")
+    training = Training(shape, changes)
+    training.step()
+    timing = repeated(training.step, options.steps)()
+    work = Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
+    flops = training_flops(model_config(shape, changes), work) / shape.tokens * timing.per_second
+    stats = jax.devices()[0].memory_stats() or {}
+    return {
+        "remat": remat,
+        "shape": asdict(shape),
+        "tokens_per_second": timing.per_second,
+        "flops_per_second": flops,
+        "mfu": flops / peak if peak else None,
+        "matmul_share": flops / matmul_rate,
+        "compiled_bytes": _bytes(training.program),
+        "peak_bytes": stats.get("peak_bytes_in_use"),
+    }
+
+
+def groups_that_fit(shape: Shape, changes: Mapping[str, Any], limit: int) -> int:
+    """Finds how many groups of layers fit, from what the compiler says of one and of two.
+
+    Raises:
+      BenchmarkError: if not even one fits.
+    """
+
+    def needed(groups: int) -> int:
+        return _bytes(compiled_step(_with_groups(shape, groups), changes))
+
+    one, two = needed(1), needed(2)
+    groups = 1 + int((USABLE * limit - one) // (two - one))
+    while groups > 0 and (found := needed(groups)) > USABLE * limit:
+        _tell(f"{groups} groups would need {found / 2**30:.1f} GiB")
+        groups -= 1
+    if groups < 1:
+        raise BenchmarkError(
+            f"one group of layers needs {one / 2**30:.1f} GiB, and there are "
+            f"{limit / 2**30:.1f}; lower --batch_size or --vocab_size."
+        )
+    return groups
+
+
+def attention_errors(shape: Shape, rows: int = 2) -> dict[str, float]:
+    """Compares attention in bfloat16, as training computes it here, with its float32 definition.
+
+    Rows have two examples and padding; causal self-attention and cross-attention alternate.
+
+    Returns:
+      By name, the largest error of outputs and gradients over the largest value: of what "auto"
+      takes, and of the definition computed in bfloat16, beside which it can be judged.
+    """
+    length, heads = shape.source_length, shape.num_heads
+    size = (rows, length, heads, shape.d_model // heads)
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v, weights = (jax.random.normal(key, size, jnp.bfloat16) for key in keys)
+    places = np.arange(length)
+    row = np.where(places < length // 2, 1, np.where(places < length - length // 8, 2, 0))
+    segments = jnp.asarray(np.tile(row, (rows, 1)), jnp.int32)
+    real = (segments > 0)[..., None, None]
+
+    def results(implementation: str, causal: bool, dtype: str) -> list[Array]:
+        def total(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+            visible = Segments(segments, segments, causal)
+            out = attend(q, k, v, visible, implementation=implementation)
+            out = jnp.where(real, out, 0).astype(jnp.float32)
+            return (out * weights.astype(jnp.float32)).sum(), out
+
+        inputs = [x.astype(dtype) for x in (q, k, v)]
+        compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))
+        gradients, out = compiled(*inputs)
+        return [out, *gradients]
+
+    def error(implementation: str, causal: bool) -> float:
+        wanted = results("reference", causal, "float32")
+        found = results(implementation, causal, "bfloat16")
+        return max(
+            float(jnp.abs(f.astype(jnp.float32) - w).max() / jnp.abs(w).max())
+            for f, w in zip(found, wanted, strict=True)
+        )
+
+    return {
+        f"{name}, {kind}": error(name, kind == "causal")
+        for kind in ("causal", "full")
+        for name in ("auto", "reference")
+    }
+
+
+def _with_groups(shape: Shape, groups: int) -> Shape:
+    encoder, decoder = (groups * layers for layers in GROUP)
+    return replace(shape, encoder_layers=encoder, decoder_layers=decoder)
+
+
+def _bytes(program: jax.stages.Compiled) -> int:
+    memory: Any = program.memory_analysis()
+    arguments, outputs = memory.argument_size_in_bytes, memory.output_size_in_bytes
+    return int(arguments + outputs + memory.temp_size_in_bytes - memory.alias_size_in_bytes)
+
+
+def _memory_limit() -> int:
+    stats = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" not in stats:
+        raise BenchmarkError("this device does not tell its memory; say how many --groups to take.")
+    return int(stats["bytes_limit"])
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """Renders the figures for people."""
+    columns = ("tokens/s", "TFLOP/s", "MFU", "of matmul", "compiled GiB")
+    lines = [f"{'remat and layers':<28}" + "".join(f"{name:>14}" for name in columns)]
+    for found in result["runs"]:
+        shape = found["shape"]
+        name = f"{found['remat']}, {shape['encoder_layers']} + {shape['decoder_layers']}"
+        figures = [
+            f"{found['tokens_per_second']:,.0f}",
+            f"{found['flops_per_second'] / 1e12:,.2f}",
+            "?" if found["mfu"] is None else f"{found['mfu']:.1%}",
+            f"{found['matmul_share']:.1%}",
+            f"{found['compiled_bytes'] / 2**30:.1f}",
+        ]
+        lines.append(f"{name:<28}" + "".join(f"{figure:>14}" for figure in figures))
+    lines += [f"attention, {name}: error {e:.1e}" for name, e in result["attention_errors"].items()]
+    peak = result["peak_flops"]
+    sheet = "no data sheet" if peak is None else f"data sheet {peak / 1e12:,.0f} TFLOP/s"
+    lines.append(
+        f"{result['device']}: {sheet}, bfloat16 matrix products "
+        f"{result['matmul_flops'] / 1e12:,.2f} TFLOP/s."
+    )
+    return "\n".join(lines)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers_of_20b", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser.add_argument("--steps", type=int, default=10, help="that are timed")
+    parser.add_argument("--remat", nargs="+", default=["none", "dots", "full"], help="policies")
+    parser.add_argument("--groups", type=int, help=f"of {GROUP} layers (as many as fit)")
+    parser.add_argument("--matmul_size", type=int, default=8192, help="(8192)")
+    parser.add_argument("--set", metavar="NAME=VALUE,...", help="changes the model")
+    Shape.add_options(
+        parser,
+        d_model=4096,
+        num_heads=32,
+        d_ff=16384,
+        vocab_size=153_600,
+        batch_size=8,
+        source_length=1024,
+        target_length=1024,
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    # By default JAX takes three quarters of a GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    sys.exit(main())
