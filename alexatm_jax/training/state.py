@@ -65,6 +65,7 @@ def zero_sums() -> Sums:
     }
 
 
+@functools.lru_cache(maxsize=16)  # tracing takes a second, and many ask
 def abstract_params(model: nn.Module) -> Any:
     """Gives the boxed, abstract parameters: shapes, dtypes and logical axes, no memory."""
     tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
