@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec
 from alexatm_jax.model.layers import HIDDEN
 
 LOGITS_BYTES = 64 * 2**20
-"""Logits that a device holds at a time by default, unless the head's gradient is larger."""
+"""Logits that a device holds at a time by default, or those of D / 2 positions if they are more."""
 
 Axes = tuple[str, ...]
 
@@ -46,8 +46,9 @@ def token_cross_entropy(
       targets_BT: int32 [B, T], ids in [0, V).
       weights_BT: float32 [B, T], 1 where a token counts and 0 on padding.
       chunk_length: positions of each row whose logits a device holds at a time, or fewer. By
-        default as many as `LOGITS_BYTES` hold, and never fewer than D positions in all: their
-        logits are as large as the head's gradient, which is held anyway.
+        default as many as `LOGITS_BYTES` hold, and never fewer than D / 2 positions in all: their
+        logits are half as large as the head's gradient, which is held anyway and added to once
+        a chunk.
 
     Returns:
       Total loss in nats, a float32 scalar and the only differentiable result; and the weighted
@@ -210,7 +211,7 @@ def _chunks(
       [C, N, D], [C, N] and [C, N].
     """
     rows, length, width = hidden_BTD.shape
-    most = max(width, LOGITS_BYTES // (4 * vocab))
+    most = max(math.ceil(width / 2), LOGITS_BYTES // (4 * vocab))
     if chunk_length is not None:
         most = rows * min(chunk_length, length)
     count = math.ceil(rows * length / most)

@@ -110,7 +110,8 @@ def test_no_more_logits_are_held_than_a_chunk_needs(differentiated, monkeypatch)
     monkeypatch.setattr(loss, "LOGITS_BYTES", 4 * 7 * v)
     assert largest(None) == 6 * v
     monkeypatch.setattr(loss, "LOGITS_BYTES", 0)
-    assert largest(None) == d * v, "as large as the gradient of the head"
+    # Two positions, half as many as the states are wide; differentiated, the head's gradient.
+    assert largest(None) == (d if differentiated else 2) * v
 
 
 def test_a_vocabulary_of_150_k_costs_less_than_a_gigabyte():
@@ -120,8 +121,8 @@ def test_a_vocabulary_of_150_k_costs_less_than_a_gigabyte():
     memory = step.lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile().memory_analysis()
     added = memory.temp_size_in_bytes + memory.output_size_in_bytes
     gradients = 4 * 512 * (153_600 + 8 * 1024)
-    logits = 4 * 512 * 153_600
-    assert gradients + logits < added < 1e9
+    logits = 4 * 256 * 153_600
+    assert gradients + logits < added < 0.9e9
 
 
 def on_mesh(sizes, rules, dtype=np.float32):
