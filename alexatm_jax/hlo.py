@@ -92,18 +92,23 @@ def read_program(text: str) -> Program:
       ValueError: if the text has no entry computation.
     """
     computations: dict[str, Computation] = {}
-    entry, open_name, root = None, None, ""
+    entry, open_name, root, last = None, None, "", ("", "")
     lines: dict[str, Instruction] = {}
     for line in text.splitlines():
         if header := _HEADER.match(line):
-            open_name, lines, root = header[2], {}, ""
+            open_name, lines, root, last = header[2], {}, "", ("", "")
             entry = open_name if header[1] else entry
-        elif line.startswith("}") and open_name is not None:
+        elif line == "}" and open_name is not None:
             computations[open_name] = Computation(open_name, lines, root)
             open_name = None
         elif open_name is not None and (start := _START.match(line)):
-            lines[start[2]] = _instruction(start[2], line[start.end() :])
+            last = start[2], line[start.end() :]
+            lines[start[2]] = _instruction(*last)
             root = start[2] if start[1] else root
+        elif open_name is not None and last[0]:
+            # What describes a kernel may take several lines.
+            last = last[0], f"{last[1]} {line}"
+            lines[last[0]] = _instruction(*last)
     if entry is None:
         raise ValueError(
             f"a text of {len(text)} characters without an ENTRY computation arrived; give the "
