@@ -23,6 +23,7 @@ Rules = tuple[tuple[str, str | tuple[str, ...] | None], ...]
 DEFAULT_RULES: Rules = (
     # Activations: rows over everything that splits data, wide dimensions over `tensor`.
     ("batch", BATCH_AXES),
+    ("rows", BATCH_AXES),  # of the states between layers: see `decoding_rules`
     ("length", None),
     ("hidden", None),
     # Parameters: the model width over `fsdp` (ZeRO-3, recipe §4), the other side over `tensor`.
@@ -164,6 +165,24 @@ class Partitioning:
             )
 
 
+def decoding_rules(rules: Sequence[tuple[str, str | tuple[str, ...] | None]]) -> Rules:
+    """Gives the rules for decoding token by token: states move between devices, not weights.
+
+    Between layers, states are then split over the model width as the weights are, and devices
+    hold all rows of them; keys and values stay with their rows. In training and encoding a layer's
+    states are larger than its weights, which are gathered; of a single token they are smaller.
+
+    Args:
+      rules: those of the model, or none, which change nothing.
+    """
+    places = dict(rules)
+    width = _mesh_axes(places.get("embed"))
+    if not width:
+        return tuple(rules)
+    rows = tuple(axis for axis in _mesh_axes(places["rows"]) if axis not in width)
+    return tuple((places | {"rows": rows, "hidden": width}).items())
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Splits rows over `data` and `fsdp`."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
@@ -226,11 +245,12 @@ def _check_rules(rules: Rules) -> None:
                 f"Partitioning.rules places {logical!r} on {sorted(unknown)}, which the mesh does "
                 f"not have; use {', '.join(MESH_AXES)}, a tuple of them, or None."
             )
-    if _mesh_axes(dict(rules).get("batch")) != BATCH_AXES:
-        raise ValueError(
-            f"Partitioning.rules places 'batch' on {dict(rules).get('batch')}; rows are read and "
-            f"counted for {BATCH_AXES}: keep that rule."
-        )
+    for logical in ("batch", "rows"):
+        if _mesh_axes(place := dict(rules).get(logical)) != BATCH_AXES:
+            raise ValueError(
+                f"Partitioning.rules places {logical!r} on {place}; rows are read and counted for "
+                f"{BATCH_AXES}: keep that rule."
+            )
 
 
 def _mesh_axes(place: str | tuple[str, ...] | None) -> tuple[str, ...]:

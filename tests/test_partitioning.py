@@ -22,6 +22,7 @@ from alexatm_jax.partitioning import (
     MESH_AXES,
     Partitioning,
     batch_sharding,
+    decoding_rules,
     replicated,
     row_share,
     to_devices,
@@ -289,6 +290,13 @@ def test_rules_that_do_not_fit_the_parameters_are_refused(changes, lines):
         partitioning.param_shardings(boxed(), partitioning.make_mesh())
     for line in lines:
         assert line in str(refused.value)
+
+
+def test_single_tokens_are_split_as_the_weights_are():
+    wanted = with_rule(rows=("data",), hidden=("fsdp",))
+    assert dict(decoding_rules(DEFAULT_RULES)) == dict(wanted)
+    for unsplit in ((), with_rule(embed=None)):
+        assert decoding_rules(unsplit) == unsplit
 
 
 def test_a_parameter_without_logical_axes_is_refused():

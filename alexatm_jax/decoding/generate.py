@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import Array
 
 from alexatm_jax.decoding.beam import BeamSearch
@@ -17,6 +18,7 @@ from alexatm_jax.decoding.limits import Limits
 from alexatm_jax.decoding.sampling import Sampling
 from alexatm_jax.decoding.stops import end_table
 from alexatm_jax.model.transformer import Transformer
+from alexatm_jax.partitioning import decoding_rules
 
 __all__ = ["Answers", "Prompts", "generate", "greedy"]
 
@@ -93,7 +95,8 @@ def generate(
 
     cache = encoded.empty_cache(length * num_drafts)
     start = (cache, search.start(drafts), jnp.zeros((), jnp.int32))
-    _, state, _ = jax.lax.while_loop(unfinished, step, start)
+    with nn.logical_axis_rules(decoding_rules(nn.get_logical_axis_rules())):
+        _, state, _ = jax.lax.while_loop(unfinished, step, start)
     return Answers(*search.answers(state))
 
 

@@ -18,8 +18,8 @@ from alexatm_jax.model.dropout import dropped
 
 EMBEDDING_STD = 0.02
 
-HIDDEN = ("batch", "length", "hidden")
-"""Logical axes of the states between layers, [B, L, D]."""
+HIDDEN = ("rows", "length", "hidden")
+"""Logical axes of the states between layers, [B, L, D]; "batch" is B of all that they make."""
 
 
 @jax.custom_vjp
@@ -172,8 +172,27 @@ class FeedForward(nn.Module):
 def looked_up(table_ND: Array, ids_BL: Array, rows: str) -> Array:
     """Takes rows of a table, whose widths are gathered first: ids are sharded, widths are not."""
     table_ND = nn.with_logical_constraint(table_ND, (rows, None))
-    x_BLD = jnp.take(table_ND, ids_BL, axis=0)
+    x_BLD = _rows_of(len(table_ND), table_ND, ids_BL)
     return nn.with_logical_constraint(x_BLD, HIDDEN)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rows_of(num_rows: int, table_ND: Array, ids_BL: Array) -> Array:
+    return jnp.take(table_ND, ids_BL, axis=0)
+
+
+def _rows_of_forward(num_rows: int, table_ND: Array, ids_BL: Array) -> tuple[Array, Array]:
+    return _rows_of(num_rows, table_ND, ids_BL), ids_BL
+
+
+def _rows_of_backward(num_rows: int, ids_BL: Array, d_x_BLD: Array) -> tuple[Array, None]:
+    # Zeros of the gradient, made when it is there. XLA:CPU would make constant ones before the
+    # forward pass and keep them and their copies through the step, two tables' worth of memory.
+    zero = 0 * d_x_BLD[0, 0, 0]
+    return jnp.full((num_rows, d_x_BLD.shape[-1]), zero).at[ids_BL].add(d_x_BLD), None
+
+
+_rows_of.defvjp(_rows_of_forward, _rows_of_backward)
 
 
 class TokenTable(nn.Module):
