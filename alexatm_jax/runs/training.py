@@ -121,6 +121,12 @@ def _open_cache(data: DataConfig) -> cache.MixtureSpec:
     if cluster.is_first():
         open_cache(data)
     cluster.gathered(None)
+    with preflight.refusing():
+        if not cluster.seen_soon(lambda: is_cached(data)):
+            raise ValueError(
+                f"process {cluster.process_id()} finds no cache in CACHE_DIR {data.cache_dir}, "
+                "which process 0 has; give a folder that all machines share."
+            )
     return open_cache(data)
 
 
@@ -162,12 +168,12 @@ def _check_earlier_checkpoint(
 ) -> dict[str, Any]:
     """Checks that the run can go on from its newest checkpoint; gives its provenance, if any."""
     folder = Path(model_dir) / "checkpoints"
-    if not _holds_checkpoint(folder):
+    step = checkpoint.locate(folder)[1] if _holds_checkpoint(folder) else None
+    cluster.check_alike("checkpoints", {"newest": step})
+    if step is None:
         return {}
     found = checkpoint.read_provenance(folder)
     checkpoint.check_provenance(found, provenance, str(folder))
-    _, step = checkpoint.locate(folder)
-    cluster.check_alike("checkpoints", {"newest": step})
     readers.check_state(checkpoint.read_reader_state(folder), step)
     return found
 
