@@ -48,7 +48,7 @@ def load(gin_files: Sequence[str], bindings: Sequence[str], search: Sequence[str
       gin_files: names relative to a folder of `search`, or absolute; later ones win.
       bindings: `NAME=VALUE`, as typed after `--gin.`. NAME is a macro, or a parameter such
         as `train.seed` of a function that a file mentions. VALUE is gin's syntax; what is
-        not, but is a plain word or path such as `runs/demo`, is taken as that string,
+        not, but is a plain word, path or range such as `runs/demo`, is taken as that string,
         because shells eat quotes.
       search: folders, first match wins; the current folder always comes before them.
 
@@ -316,7 +316,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 # Starts like a word or a path, so that a mistyped number is an error instead of a string.
-_PLAIN_TEXT = re.compile(r"([^\W\d]|[./~])[\w./:~+=-]*")
+_PLAIN_TEXT = re.compile(r"([^\W\d]|[./~])[\w./:~+=-]*|\d+:\d+")
 
 
 def _binding_line(binding: str) -> str:

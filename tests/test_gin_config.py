@@ -167,6 +167,7 @@ def test_mistakes_in_bindings_name_the_flag(write, load, binding, messages):
         ('"/tmp/x"', "/tmp/x"),
         ("/tmp/x", "/tmp/x"),
         ("runs/demo", "runs/demo"),
+        ("100:105", "100:105"),
         ("./a-b", "./a-b"),
         ("gs://bucket/x_1", "gs://bucket/x_1"),
         ("cldr", "cldr"),

@@ -92,6 +92,11 @@ class _Change:
         lines = (f"config.ModelConfig.{name}={value}" for name, value in values.items())
         return _Change(dataclasses.replace(self.job, model=model), (*self.bindings, *lines))
 
+    def remat(self, policy: str) -> _Change:
+        """Sets what both stacks recompute."""
+        own = {} if self.job.model.decoder_remat is None else {"decoder_remat": None}
+        return self.model(remat=policy, **own)
+
     def mesh(self, partitioning: Partitioning) -> _Change:
         job = dataclasses.replace(self.job, partitioning=partitioning)
         lines = tuple(
@@ -132,7 +137,7 @@ def _stages(job: Job, machine: Machine, program: str) -> Iterator[_Change]:
     for partitioning in (None, *_larger_shardings(job, machine)):
         resharded = change.mesh(partitioning) if partitioning else change
         for policy in policies:
-            last = resharded if policy == policies[0] else resharded.model(remat=policy)
+            last = resharded if policy == policies[0] else resharded.remat(policy)
             yield last
     if job.model.param_dtype != "bfloat16":
         yield last.model(param_dtype="bfloat16")

@@ -22,10 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-KINDS = ("step", "input", "compile", "restore", "checkpoint", "validation", "startup")
+KINDS = ("step", "input", "compile", "restore", "checkpoint", "validation", "profile", "startup")
 """What the loop spends time on: updates, waiting for batches while the devices have nothing to do,
-compiling, restoring or making the state, saving as far as the loop waits for it, validation, and
-what comes before all of it."""
+compiling, restoring or making the state, saving as far as the loop waits for it, validation, making
+a profile, and whatever comes before all of it."""
 
 LOST = "lost"
 """The kind of steps that were done again."""

@@ -89,7 +89,8 @@ class Stepping:
         saved = int(state.step)
         sums: dict[str, Any] = {}
         for done in range(saved + 1, phase.end_step + 1):
-            self.profile.before_step(done - 1, in_flight)
+            with self.clock.spending("profile"):
+                self.profile.before_step(done - 1, in_flight)
             try:
                 batch, reader_state = self._next(reader, in_flight)
             except NoMoreBatches as end:
@@ -102,7 +103,8 @@ class Stepping:
             state, sums = train_step(state, to_devices(batch, rows))
             in_flight.append(sums["steps"])
             self.clock.step_done()
-            self.profile.after_step(done, sums, train_step)
+            with self.clock.spending("profile"):
+                self.profile.after_step(done, sums, train_step)
             # Asked once a step: a signal that comes later stops, and saves, the next one.
             last, stopping = done == phase.end_step, self.agreed(done)
             line_due = last or done % self.config.log_period_steps == 0

@@ -61,6 +61,18 @@ def test_the_fewest_microbatches_that_fit_come_first(imagined):
     assert text.index("num_microbatches=16") < text.index("too large") < text.index("batches=8")
 
 
+def test_remat_is_changed_in_both_stacks(imagined):
+    make, tried = imagined
+    plan = make(STATE + 4 * 8, rows=256, num_microbatches=8, decoder_remat="none")
+    best = best_of_stages(find_advice(plan, 100))
+    assert best[1].bindings[:2] == (
+        "config.ModelConfig.remat=dots",
+        "config.ModelConfig.decoder_remat=None",
+    )
+    changed = {job.model.decoder_remat for job in tried if job.model.remat == "dots"}
+    assert changed == {None}
+
+
 def test_what_fits_is_asked_nothing(imagined):
     make, tried = imagined
     assert find_advice(make(10**9), 100) == ()
