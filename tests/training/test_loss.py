@@ -150,7 +150,7 @@ def on_mesh(sizes, rules, dtype=np.float32):
 
 
 def rules_of(**places):
-    return (("batch", ("data", "fsdp")), *places.items())
+    return (("batch", BATCH_AXES), ("rows", BATCH_AXES), *places.items())
 
 
 OTHER_RULES = [
