@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 from jax.sharding import NamedSharding
 
-from alexatm_jax.partitioning import DEFAULT_RULES, Partitioning
+from alexatm_jax.partitioning import BATCH_AXES, DEFAULT_RULES, Partitioning
 from alexatm_jax.planning.collectives import read_collectives
 from alexatm_jax.training import loss
 from alexatm_jax.training.loss import token_cross_entropy
