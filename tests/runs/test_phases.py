@@ -41,6 +41,7 @@ def execute(tiny):
     return train
 
 
+@pytest.mark.slow
 def test_a_run_in_phases_goes_on_from_where_they_meet(tiny, execute, tmp_path):
     execute(tmp_path / "whole")
     rows = tiny.losses(tmp_path / "whole")
