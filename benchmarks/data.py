@@ -39,6 +39,7 @@ from benchmarks.timing import (
     median_cpu_rate,
     median_rate,
     ratio,
+    tell,
     versions,
 )
 
@@ -130,7 +131,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[Settings, dict[s
     texts, languages, origin = _texts(options.text)
     settings = Settings(options.seconds, languages)
     settings.write(folder)
-    _tell(f"writing text in {len(languages)} languages")
+    tell(f"writing text in {len(languages)} languages")
     for kind, language in itertools.product(("short", "long"), languages):
         write_text(text_path(folder, kind, language), texts(language, kind), READ_CHARACTERS)
     seconds = max(options.seconds, FEWEST_SECONDS_OF_CACHING)
@@ -142,7 +143,7 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[Settings, dict[s
     }
     write_benchmark_ngrams(folder / "benchmarks.ngrams", benchmarks)
     held = _vocabulary(options.vocabulary, folder, languages)
-    _tell(f"caching what is read, with a vocabulary of {held.size} pieces")
+    tell(f"caching what is read, with a vocabulary of {held.size} pieces")
     tokens = {
         kind: write_cache(folder / "cache", folder, settings, kind) for kind in ("short", "long")
     }
@@ -186,9 +187,9 @@ def _timings(stages: Sequence[str], folder: Path, rounds: int) -> dict[str, list
             stack.callback(workers[stage].close)
         for stage, worker in workers.items():
             worker.ready()
-            _tell(f"ready: {stage}")
+            tell(f"ready: {stage}")
         measures = {stage: worker.measure for stage, worker in workers.items()}
-        return in_turns(measures, rounds, _tell)
+        return in_turns(measures, rounds, tell)
 
 
 def _absent_peer() -> str | None:
@@ -246,16 +247,12 @@ def _vocabulary(given: Path | None, folder: Path, languages: Sequence[str]) -> V
     if given is not None:
         write_whole(path, Vocabulary(given).path.read_bytes())
         return Vocabulary(path)
-    _tell("training a vocabulary")
+    tell("training a vocabulary")
     lines = []
     for language in languages:
         text = text_path(folder, "short", language).read_text(encoding="utf-8")
         lines += text[:VOCABULARY_CHARACTERS].splitlines()
     return vocabulary.train(lines, path, size=VOCABULARY_SIZE, model_type="unigram")
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _language_and_pattern(argument: str) -> tuple[str, str]:

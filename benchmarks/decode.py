@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import peers
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
-from benchmarks.timing import BenchmarkError, machine, median_rate, ratio
+from benchmarks.timing import BenchmarkError, machine, median_rate, ratio, tell
 
 OURS = "ours"
 
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         sized = replace(shape, batch_size=rows)
         told = {"task": "decode", "shape": asdict(sized), "steps": options.steps, "changes": {}}
         theirs, left_out = peers.sides_of_peers("decode", sized, options.steps, options)
-        compared = peers.compare({OURS: Side("own_model", told)} | theirs, options.rounds, _tell)
+        compared = peers.compare({OURS: Side("own_model", told)} | theirs, options.rounds, tell)
         for name, timings in compared.timings.items():
             side, rate = f"{name}, batch {rows}", median_rate(timings)
             result["tokens_per_second"][side] = rate
@@ -105,10 +105,6 @@ def table(result: Mapping[str, Any]) -> str:
         f"layers, vocabulary {shape['vocab_size']:,}, float32. {result['machine']['cores']} cores."
     )
     return "\n".join(lines)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

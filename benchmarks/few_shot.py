@@ -24,7 +24,7 @@ from alexatm_jax.data.vocabulary import SpecialIds
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.decoding.text_model import TextModel
 from alexatm_jax.model import ModelConfig, Transformer
-from benchmarks.timing import Timing, in_turns, machine, median_rate, ratio, timed, versions
+from benchmarks.timing import Timing, in_turns, machine, median_rate, ratio, tell, timed, versions
 
 MODEL = "models/small.gin"
 BATCH_SIZE = 8
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(case: str, line: str) -> None:
-    print(f"{case}: {line}", file=sys.stderr, flush=True)
+    tell(f"{case}: {line}")
 
 
 def _parser() -> argparse.ArgumentParser:

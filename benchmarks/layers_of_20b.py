@@ -28,7 +28,7 @@ from alexatm_jax.model.masks import Segments
 from benchmarks import matmul
 from benchmarks.own_model import Training, compiled_step, model_config, variant
 from benchmarks.shapes import Shape
-from benchmarks.timing import BenchmarkError, machine, repeated, versions
+from benchmarks.timing import BenchmarkError, machine, repeated, tell, versions
 
 GROUP = (3, 2)
 """Encoder and decoder layers are added together, nearly as 46 to 32."""
@@ -75,9 +75,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape = Shape.of_options(options)
     square = (options.matmul_size,) * 3
     errors = attention_errors(shape)
-    _tell(f"attention's errors: {errors}")
+    tell(f"attention's errors: {errors}")
     rate = matmul.prepare([square], "bfloat16", 20)().per_second
-    _tell(f"matrix products: {rate / 1e12:,.2f} TFLOP/s")
+    tell(f"matrix products: {rate / 1e12:,.2f} TFLOP/s")
     peak = peak_flops(device, "bfloat16")
     return {
         "benchmark": "layers_of_20b",
@@ -102,7 +102,7 @@ def run(
     changes = CHANGES | variant(options.set) | {"remat": remat}
     groups = options.groups or groups_that_fit(shape, changes, _memory_limit())
     shape = _with_groups(shape, groups)
-    _tell(f"remat {remat}: {shape.encoder_layers} + {shape.decoder_layers} layers")
+    tell(f"remat {remat}: {shape.encoder_layers} + {shape.decoder_layers} layers")
     training = Training(shape, changes)
     training.step()
     timing = repeated(training.step, options.steps)()
@@ -134,7 +134,7 @@ def groups_that_fit(shape: Shape, changes: Mapping[str, Any], limit: int) -> int
     one, two = needed(1), needed(2)
     groups = 1 + int((USABLE * limit - one) // (two - one))
     while groups > 0 and (found := needed(groups)) > USABLE * limit:
-        _tell(f"{groups} groups would need {found / 2**30:.1f} GiB")
+        tell(f"{groups} groups would need {found / 2**30:.1f} GiB")
         groups -= 1
     if groups < 1:
         raise BenchmarkError(
@@ -230,10 +230,6 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['matmul_flops'] / 1e12:,.2f} TFLOP/s."
     )
     return "\n".join(lines)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -215,6 +215,11 @@ def _own_standard_output() -> TextIO:
     return answers
 
 
+def tell(line: str) -> None:
+    """Says how far a comparison is, beside its table on standard output."""
+    print(line, file=sys.stderr, flush=True)
+
+
 def in_turns(
     measurements: Mapping[str, Callable[[], Timing]],
     rounds: int,

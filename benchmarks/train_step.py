@@ -17,7 +17,7 @@ from benchmarks import matmul, peers
 from benchmarks.own_model import model_config, profile, variant
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
-from benchmarks.timing import BenchmarkError, machine, median_rate, ratio
+from benchmarks.timing import BenchmarkError, machine, median_rate, ratio, tell
 
 OURS = "ours"
 MATMUL = "matmul 4096"
@@ -56,7 +56,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     shape = Shape.of_options(options)
     theirs, left_out = peers.sides_of_peers("train", shape, options.steps, options)
     own = _own_sides(shape, options)
-    compared = peers.compare(own | theirs | _products(shape), options.rounds, _tell)
+    compared = peers.compare(own | theirs | _products(shape), options.rounds, tell)
     timings = compared.timings
     steps = {name: timings[name] for name in own | theirs}
     flops = training_flops(model_config(shape, {}), _work(shape))
@@ -133,10 +133,6 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['model_flops'] / 1e9:,.0f} GFLOP a step. {result['machine']['cores']} cores."
     )
     return "\n".join(lines)
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

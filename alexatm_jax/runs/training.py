@@ -119,7 +119,9 @@ def train(
 def _open_cache(data: DataConfig) -> cache.MixtureSpec:
     """Opens the cache in all processes, once the first one has made what is not there yet."""
     if cluster.is_first():
-        open_cache(data)
+        mixture = open_cache(data)
+        cluster.gathered(None)
+        return mixture
     cluster.gathered(None)
     with preflight.refusing():
         if not cluster.seen_soon(lambda: is_cached(data)):
