@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from alexatm_jax.text.local_files import LocalFiles
 from alexatm_jax.text.problems import Problems
 from alexatm_jax.text.spoken import LANGUAGES
 from alexatm_jax.whole_files import write_whole
-from benchmarks import generated_text
+from benchmarks import command, generated_text
 from benchmarks.data_stages import OURS, Settings, text_path, write_cache, write_text
 from benchmarks.timing import (
     BenchmarkError,
@@ -76,22 +75,13 @@ Texts = Callable[[str, str], Iterator[str]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table and, if asked, one JSON object on the last line.
+    """Runs the command; see `command.run`."""
 
-    Returns:
-      The exit code: 0, or 2 if something is wrong with the input.
-    """
-    options = _parser().parse_args(arguments)
-    try:
+    def measured(options: argparse.Namespace) -> dict[str, Any]:
         with TemporaryDirectory(prefix="benchmark_data_") as folder:
-            result = measure(options, Path(folder))
-    except (BenchmarkError, ValueError, OSError) as error:
-        print(f"benchmarks.data: {error}", file=sys.stderr)
-        return 2
-    print(table(result))
-    if options.json:
-        print(json.dumps(result))
-    return 0
+            return measure(options, Path(folder))
+
+    return command.run(arguments, _parser(), measured, table)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -279,8 +269,7 @@ def _count(argument: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser = command.parser("data", __doc__)
     parser.add_argument(
         "--text",
         type=_language_and_pattern,

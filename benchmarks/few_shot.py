@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from alexatm_jax.data.vocabulary import SpecialIds
 from alexatm_jax.decoding.config import DecodingConfig
 from alexatm_jax.decoding.text_model import TextModel
 from alexatm_jax.model import ModelConfig, Transformer
+from benchmarks import command
 from benchmarks.timing import Timing, in_turns, machine, median_rate, ratio, tell, timed, versions
 
 MODEL = "models/small.gin"
@@ -345,15 +345,15 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table and, if asked, one JSON object on the last line."""
-    options = _parser().parse_args(arguments)
-    bench = Bench(small_config(), num_items=options.items, num_passages=options.passages)
-    chosen = [name for name in bench.cases if any(part in name for part in options.cases or [""])]
-    result = measure(bench, chosen, options.rounds)
-    print(table(result))
-    if options.json:
-        print(json.dumps(result))
-    return 0
+    """Runs the command; see `command.run`."""
+
+    def measured(options: argparse.Namespace) -> dict[str, Any]:
+        bench = Bench(small_config(), num_items=options.items, num_passages=options.passages)
+        parts = options.cases or [""]
+        chosen = [name for name in bench.cases if any(part in name for part in parts)]
+        return measure(bench, chosen, options.rounds)
+
+    return command.run(arguments, _parser(), measured, table)
 
 
 def _tell(case: str, line: str) -> None:
@@ -361,8 +361,7 @@ def _tell(case: str, line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.few_shot", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser = command.parser("few_shot", __doc__)
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way")
     parser.add_argument("--cases", nargs="*", metavar="PART", help="only cases named like this")
     parser.add_argument("--items", type=int, default=160, help="of XCOPA's kind")

@@ -9,7 +9,6 @@ on a CPU.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,8 @@ from alexatm_jax.hardware import peak_flops
 from alexatm_jax.model.attention import attend
 from alexatm_jax.model.flops import Work, training_flops
 from alexatm_jax.model.masks import Segments
-from benchmarks import matmul
+from benchmarks import command, matmul
+from benchmarks.command import aligned, gibibytes
 from benchmarks.own_model import Training, compiled_step, model_config, variant
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, machine, repeated, tell, versions
@@ -47,21 +47,8 @@ CHANGES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table and, if asked, one JSON object on the last line.
-
-    Returns:
-      The exit code: 0, or 2 if something is wrong with the input.
-    """
-    options = _parser().parse_args(arguments)
-    try:
-        result = measure(options)
-    except (BenchmarkError, ValueError) as error:
-        print(f"benchmarks.layers_of_20b: {error}", file=sys.stderr)
-        return 2
-    print(table(result))
-    if options.json:
-        print(json.dumps(result))
-    return 0
+    """Runs the command; see `command.run`."""
+    return command.run(arguments, _parser(), measure, table)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -209,19 +196,19 @@ def _memory_limit() -> int:
 
 def table(result: Mapping[str, Any]) -> str:
     """Renders the figures for people."""
-    columns = ("tokens/s", "TFLOP/s", "MFU", "of matmul", "compiled GiB")
-    lines = [f"{'remat and layers':<28}" + "".join(f"{name:>14}" for name in columns)]
+    rows = {}
     for found in result["runs"]:
         shape = found["shape"]
         name = f"{found['remat']}, {shape['encoder_layers']} + {shape['decoder_layers']}"
-        figures = [
+        rows[name] = [
             f"{found['tokens_per_second']:,.0f}",
             f"{found['flops_per_second'] / 1e12:,.2f}",
             "?" if found["mfu"] is None else f"{found['mfu']:.1%}",
             f"{found['matmul_share']:.1%}",
-            f"{found['compiled_bytes'] / 2**30:.1f}",
+            gibibytes(found["compiled_bytes"]),
         ]
-        lines.append(f"{name:<28}" + "".join(f"{figure:>14}" for figure in figures))
+    columns = ("tokens/s", "TFLOP/s", "MFU", "of matmul", "compiled GiB")
+    lines = aligned(columns, rows, heading="remat and layers")
     lines += [f"attention, {name}: error {e:.1e}" for name, e in result["attention_errors"].items()]
     peak = result["peak_flops"]
     sheet = "no data sheet" if peak is None else f"data sheet {peak / 1e12:,.0f} TFLOP/s"
@@ -233,8 +220,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.layers_of_20b", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser = command.parser("layers_of_20b", __doc__)
     parser.add_argument("--steps", type=int, default=10, help="that are timed")
     parser.add_argument("--remat", nargs="+", default=["none", "dots", "full"], help="policies")
     parser.add_argument("--groups", type=int, help=f"of {GROUP} layers (as many as fit)")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,13 @@ def head_products(shape: Shape) -> list[Product]:
     return _with_gradients([(tokens, shape.d_model, shape.vocab_size)])
 
 
+def decoding_products(shape: Shape) -> list[Product]:
+    """Lists those of one new token of every row: the decoder's layers, then the head."""
+    rows, width = shape.batch_size, shape.d_model
+    layer = [(rows, width, width)] * 6 + [(rows, width, shape.d_ff), (rows, shape.d_ff, width)]
+    return layer * shape.decoder_layers + [(rows, width, shape.vocab_size)]
+
+
 def _with_gradients(forward: Sequence[Product]) -> list[Product]:
     return [
         product
@@ -59,6 +66,45 @@ def prepare(products: Sequence[Product], dtype: str, steps: int) -> Callable[[],
     return repeated(step, steps)
 
 
+def prepare_chain(
+    products: Sequence[Product], dtype: str, steps: int, repeats: int
+) -> Callable[[], Timing]:
+    """Compiles a loop over the products; a measurement's amount is products' rows.
+
+    As in decoding, each product has a matrix of its own, waits for the product before, and the
+    loop comes back to a matrix when it has read all others.
+
+    Args:
+      repeats: how often the loop goes through them all.
+    """
+    keys = jax.random.split(jax.random.key(0), len(products))
+    rows = products[0][0]
+    matrices = [
+        jax.random.normal(key, (summed, columns), jnp.dtype(dtype))
+        for key, (_, summed, columns) in zip(keys, products, strict=True)
+    ]
+    inputs = {
+        summed: jax.random.normal(jax.random.key(1), (rows, summed), jnp.dtype(dtype))
+        for _, summed, _ in products
+    }
+
+    @jax.jit
+    def chain(matrices: Sequence[jax.Array], inputs: Mapping[int, jax.Array]) -> jax.Array:
+        def once(_: jax.Array, carry: jax.Array) -> jax.Array:
+            for matrix in matrices:
+                carry = jnp.tanh(((inputs[len(matrix)] + carry) @ matrix).max())
+            return carry
+
+        return jax.lax.fori_loop(0, repeats, once, jnp.zeros((), jnp.dtype(dtype)))
+
+    def step() -> float:
+        jax.block_until_ready(chain(matrices, inputs))
+        return float(rows * repeats)
+
+    step()
+    return repeated(step, steps)
+
+
 @functools.cache
 def _call(rows: int, summed: int, columns: int, dtype: str) -> Callable[[], jax.Array]:
     left, right = jax.random.split(jax.random.key(0))
@@ -71,7 +117,6 @@ def _call(rows: int, summed: int, columns: int, dtype: str) -> Callable[[], jax.
 if __name__ == "__main__":
     keep_freed_memory()
     settings = json.loads(sys.argv[1])
-    prepared = functools.partial(
-        prepare, [tuple(one) for one in settings["products"]], settings["dtype"], settings["steps"]
-    )
-    serve(prepared, "jax", "jaxlib")
+    settings["products"] = [tuple(one) for one in settings["products"]]
+    chosen = prepare_chain if "repeats" in settings else prepare
+    serve(functools.partial(chosen, **settings), "jax", "jaxlib")

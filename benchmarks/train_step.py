@@ -6,18 +6,18 @@ python -m benchmarks.train_step [--json] [--published_python PATH] [--bart_pytho
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from alexatm_jax.model.flops import Work, training_flops
-from benchmarks import matmul, peers
+from benchmarks import command, matmul, peers
+from benchmarks.command import aligned, gibibytes, rate_over
 from benchmarks.own_model import model_config, profile, variant
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
-from benchmarks.timing import BenchmarkError, machine, median_rate, ratio, tell
+from benchmarks.timing import machine, median_rate, ratio, tell
 
 OURS = "ours"
 MATMUL = "matmul 4096"
@@ -25,23 +25,14 @@ PRODUCTS = (MATMUL, "matmul, a layer's", "matmul, the head's")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures, prints a table and, if asked, one JSON object on the last line.
+    """Runs the command; see `command.run`."""
+    return command.run(arguments, _parser(), measure, table, _profile)
 
-    Returns:
-      The exit code: 0, or 2 if something is wrong with the input.
-    """
-    options = _parser().parse_args(arguments)
-    try:
-        result = measure(options)
-    except (BenchmarkError, ValueError, OSError) as error:
-        print(f"benchmarks.train_step: {error}", file=sys.stderr)
-        return 2
-    print(table(result))
-    if options.profile:
-        print(profile(Shape.of_options(options), variant(options.set), options.steps))
-    if options.json:
-        print(json.dumps(result))
-    return 0
+
+def _profile(options: argparse.Namespace) -> str:
+    if not options.profile:
+        return ""
+    return profile(Shape.of_options(options), variant(options.set), options.steps)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
@@ -108,21 +99,21 @@ def _work(shape: Shape) -> Work:
 
 def table(result: Mapping[str, Any]) -> str:
     """Renders the figures for people."""
-    columns = ("tokens/s", "s/step", "GFLOP/s", "of matmul", "peak GiB", "ours over it")
-    lines = [f"{'':<32}" + "".join(f"{name:>13}" for name in columns)]
-    for name, rate in result["tokens_per_second"].items():
-        peak, times = result["peak_bytes"][name], result["ratios"].get(name)
-        figures = [
+    rows = {
+        name: [
             f"{rate:,.0f}",
             f"{result['seconds_per_step'][name]:.2f}",
             f"{result['flops_per_second'][name] / 1e9:,.0f}",
             f"{result['matmul_share'][name]:.0%}",
-            "?" if peak is None else f"{peak / 2**30:.2f}",
-            "" if times is None else f"{times:.2f}",
+            gibibytes(result["peak_bytes"][name]),
+            rate_over(result["ratios"].get(name)),
         ]
-        lines.append(f"{name:<32}" + "".join(f"{figure:>13}" for figure in figures))
+        for name, rate in result["tokens_per_second"].items()
+    }
     for name, rate in result["matmul_flops_per_second"].items():
-        lines.append(f"{name:<32}{'':>26}{rate / 1e9:>13,.0f}")
+        rows[name] = ["", "", f"{rate / 1e9:,.0f}"]
+    columns = ("tokens/s", "s/step", "GFLOP/s", "of matmul", "peak GiB", "ours over it")
+    lines = aligned(columns, rows)
     lines += [f"{name}: left out; {reason}." for name, reason in result["left_out"].items()]
     shape, rounds = result["shape"], len(result["rounds"][OURS])
     lines.append(
@@ -136,8 +127,7 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__)
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on one line")
+    parser = command.parser("train_step", __doc__)
     parser.add_argument("--profile", action="store_true", help="say where our step's time goes")
     parser.add_argument("--steps", type=int, default=2, help="of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")

@@ -52,7 +52,7 @@ def in_this_process(monkeypatch):
     def prepared(side):
         told = dict(side.settings)
         if side.module == "matmul":
-            return matmul.prepare(**told)
+            return (matmul.prepare_chain if "repeats" in told else matmul.prepare)(**told)
         return own_model.prepare(told["task"], Shape(**told["shape"]), told["changes"], 1)
 
     def compare(sides, rounds, tell, environment=None):
@@ -85,6 +85,8 @@ def test_decoding_is_timed_at_each_batch_size(in_this_process, capsys):
     assert decode.main([*OPTIONS, "--json", "--batch_sizes", "1"]) == 0
     result = last_line(capsys)
     assert set(result["tokens_per_second"]) == {"ours, batch 1"} and not result["ratios"]
+    assert 0 < result["first_token_seconds"]["ours, batch 1"]
+    assert result["products_seconds_per_token"]["batch 1"] > 0
     assert "alexa-teacher-models" in result["left_out"]["published"]
     assert "ours, batch 1" in decode.table(result)
     assert "processor" in result["machine"]
@@ -135,6 +137,11 @@ def test_mistakes_are_told_before_a_worker_starts(capsys, options, reason):
     assert reason in capsys.readouterr().err
 
 
+def test_a_single_new_token_leaves_no_step_to_time(capsys):
+    assert decode.main([*OPTIONS, "--target_length=1"]) == 2
+    assert "--target_length is 1" in capsys.readouterr().err
+
+
 def test_a_checkout_of_t5x_is_looked_into_first(tmp_path):
     with pytest.raises(BenchmarkError, match="give the root of a checkout"):
         t5x_peer.load_network(tmp_path)
@@ -144,6 +151,8 @@ def test_products_are_those_of_the_layers():
     shape = Shape(**TINY)
     assert len(matmul.layer_products(shape)) == 18
     assert matmul.head_products(shape) == [(12, 16, 50), (12, 50, 16), (16, 12, 50)]
+    weights = sum(k * n for _, k, n in matmul.decoding_products(shape))
+    assert weights == 6 * 16 * 16 + 2 * 16 * 32 + 16 * 50
     operations = 2 * sum(m * k * n for m, k, n in matmul.layer_products(shape))
     tokens, parameters = 2 * 8, 4 * 16 * 16 + 2 * 16 * 32
     assert operations == 6 * tokens * parameters
