@@ -22,11 +22,10 @@ from jax import Array
 
 from alexatm_jax.hardware import peak_flops
 from alexatm_jax.model.attention import attend
-from alexatm_jax.model.flops import Work, training_flops
 from alexatm_jax.model.masks import Segments
 from benchmarks import command, matmul
 from benchmarks.command import aligned, gibibytes
-from benchmarks.own_model import Training, compiled_step, model_config, variant
+from benchmarks.own_model import Training, compiled_step, step_flops, variant
 from benchmarks.shapes import Shape
 from benchmarks.timing import BenchmarkError, machine, repeated, tell, versions
 
@@ -93,8 +92,7 @@ def run(
     training = Training(shape, changes)
     training.step()
     timing = repeated(training.step, options.steps)()
-    work = Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
-    flops = training_flops(model_config(shape, changes), work) / shape.tokens * timing.per_second
+    flops = step_flops(shape, changes) / shape.tokens * timing.per_second
     stats = jax.devices()[0].memory_stats() or {}
     return {
         "remat": remat,

@@ -24,10 +24,12 @@ from alexatm_jax.decoding.cpu_layout import on_cpu
 from alexatm_jax.decoding.generate import Prompts, greedy
 from alexatm_jax.host_memory import keep_freed_memory
 from alexatm_jax.model import ModelConfig, Transformer
+from alexatm_jax.model.flops import Work, training_flops
 from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training import loop
 from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.optimizer import AdamW, LinearSchedule
+from alexatm_jax.training.phases import Phase, ResolvedPhase
 from alexatm_jax.training.state import TrainState, create_state, state_shardings
 from alexatm_jax.training.time_by_part import time_by_part
 from benchmarks.shapes import Shape
@@ -37,6 +39,9 @@ FIRST_WORD = 10
 """Ids below are left to special pieces, here and in the peers."""
 
 BOS = 1
+
+FROZEN = "frozen"
+"""Names in a change what is not trained: "encoder", or several parts with "+" between them."""
 
 Measure = Callable[[], Timing]
 
@@ -58,9 +63,11 @@ def model_config(shape: Shape, changes: Mapping[str, Any]) -> ModelConfig:
 
 
 def training_config(changes: Mapping[str, Any]) -> TrainingConfig:
-    """The paper's optimizer (recipe §4), with fields of `TrainingConfig` changed."""
+    """The paper's optimizer (recipe §4), with fields of `TrainingConfig` changed, parts frozen."""
     optimizer = AdamW(LinearSchedule(1e-4, 5e-6, 500_000))
     config = TrainingConfig(train_steps=500_000, optimizer=optimizer)
+    if FROZEN in changes:
+        config = dataclasses.replace(config, phases=[Phase(0, frozen=changes[FROZEN].split("+"))])
     return dataclasses.replace(config, **_fields_of(TrainingConfig, changes))
 
 
@@ -72,10 +79,10 @@ def _fields_of(config: type, changes: Mapping[str, Any]) -> dict[str, Any]:
 def check_changes(changes: Mapping[str, Any]) -> None:
     """Raises BenchmarkError if a name is a field of neither config."""
     known = {**_fields_of(ModelConfig, changes), **_fields_of(TrainingConfig, changes)}
-    if unknown := sorted(set(changes) - set(known)):
+    if unknown := sorted(set(changes) - set(known) - {FROZEN}):
         raise BenchmarkError(
             f"{', '.join(unknown)}: no field of ModelConfig or TrainingConfig; give one of those, "
-            "such as remat=full."
+            f"such as remat=full, or {FROZEN}=encoder."
         )
 
 
@@ -117,6 +124,17 @@ def training_batch(shape: Shape) -> dict[str, np.ndarray]:
     return batch
 
 
+def _phase(shape: Shape, changes: Mapping[str, Any]) -> ResolvedPhase:
+    sizes = (shape.batch_size, shape.source_length, shape.target_length)
+    return training_config(changes).resolved_phases(model_config(shape, changes), *sizes)[0]
+
+
+def step_flops(shape: Shape, changes: Mapping[str, Any]) -> float:
+    """Counts the model FLOPs of a training step on full rows; never recomputation."""
+    work = Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
+    return training_flops(model_config(shape, changes), work, _phase(shape, changes).frozen)
+
+
 class _Plan:
     """What a run of one phase over all devices here is made of."""
 
@@ -124,8 +142,8 @@ class _Plan:
         self._network = Transformer(model_config(shape, changes))
         self._config, self._partitioning = training_config(changes), Partitioning()
         self.mesh = self._partitioning.make_mesh()
-        sizes = (shape.batch_size, shape.source_length, shape.target_length)
-        self._phase = self._config.resolved_phases(self._network.config, *sizes)[0]
+        self._partitioning.check_batch(shape.batch_size, self.mesh.size)
+        self._phase = _phase(shape, changes)
 
     def compiled(self) -> jax.stages.Compiled:
         return loop.compile_step(

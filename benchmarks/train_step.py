@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from alexatm_jax.model.flops import Work, training_flops
 from benchmarks import command, matmul, peers
 from benchmarks.command import aligned, gibibytes, rate_over
-from benchmarks.own_model import model_config, profile, variant
+from benchmarks.own_model import profile, step_flops, variant
 from benchmarks.peers import Side
 from benchmarks.shapes import Shape
 from benchmarks.timing import machine, median_rate, ratio, tell
@@ -40,8 +39,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     Returns:
       What --json prints, by side: "tokens_per_second", "seconds_per_step", "rounds" (each round's
-      tokens per second), "peak_bytes", "flops_per_second" and "matmul_share"; "ratios", ours over
-      each peer; "matmul_flops_per_second"; "model_flops" of a step; "left_out" with what is
+      tokens per second), "peak_bytes", "model_flops" of a step, "flops_per_second",
+      "matmul_share" and "ratios", ours over it; "matmul_flops_per_second"; "left_out" with what is
       needed; "shape", "steps", "versions", "machine".
     """
     shape = Shape.of_options(options)
@@ -50,8 +49,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     compared = peers.compare(own | theirs | _products(shape), options.rounds, tell)
     timings = compared.timings
     steps = {name: timings[name] for name in own | theirs}
-    flops = training_flops(model_config(shape, {}), _work(shape))
+    flops = {name: step_flops(shape, own[name].settings["changes"]) for name in own}
+    flops |= dict.fromkeys(theirs, step_flops(shape, {}))
     rates = {name: median_rate(found) for name, found in steps.items()}
+    achieved = {name: rate * flops[name] / shape.tokens for name, rate in rates.items()}
     matmul_rate = median_rate(timings[MATMUL])
     return {
         "benchmark": "train_step",
@@ -61,10 +62,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "ratios": {name: ratio(timings[OURS], timings[name]) for name in steps if name != OURS},
         "peak_bytes": {name: compared.peak_bytes[name] for name in steps},
         "model_flops": flops,
-        "flops_per_second": {name: rate * flops / shape.tokens for name, rate in rates.items()},
-        "matmul_share": {
-            name: rate * flops / shape.tokens / matmul_rate for name, rate in rates.items()
-        },
+        "flops_per_second": achieved,
+        "matmul_share": {name: rate / matmul_rate for name, rate in achieved.items()},
         "matmul_flops_per_second": {name: median_rate(timings[name]) for name in PRODUCTS},
         "left_out": left_out,
         "shape": asdict(shape),
@@ -78,7 +77,7 @@ def _own_sides(shape: Shape, options: argparse.Namespace) -> dict[str, Side]:
     sides = {}
     for text in (None, *options.variant):
         changes = variant(options.set) | variant(text)
-        model_config(shape, changes)  # refuses what is wrong before a worker starts
+        step_flops(shape, changes)  # refuses what is wrong before a worker starts
         name = OURS if text is None else f"{OURS}, {text}"
         told = {"task": "train", "shape": asdict(shape), "steps": options.steps}
         sides[name] = Side("own_model", told | {"changes": changes})
@@ -91,10 +90,6 @@ def _products(shape: Shape) -> dict[str, Side]:
         name: Side("matmul", {"products": products, "dtype": "float32", "steps": 1})
         for name, products in zip(PRODUCTS, groups, strict=True)
     }
-
-
-def _work(shape: Shape) -> Work:
-    return Work.of_rows(shape.batch_size, shape.source_length, shape.target_length)
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -121,7 +116,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"{shape['d_model']}, {shape['encoder_layers']} + {shape['decoder_layers']} layers, "
         f"vocabulary {shape['vocab_size']:,}, {shape['batch_size']} x ({shape['source_length']} + "
         f"{shape['target_length']}) tokens, dropout {shape['dropout_rate']}, float32; "
-        f"{result['model_flops'] / 1e9:,.0f} GFLOP a step. {result['machine']['cores']} cores."
+        f"{result['model_flops'][OURS] / 1e9:,.0f} GFLOP a step. "
+        f"{result['machine']['cores']} cores."
     )
     return "\n".join(lines)
 
@@ -137,7 +133,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE,...",
-        help="our step once more, with fields of ModelConfig or TrainingConfig changed; repeat it",
+        help="our step once more, with fields of ModelConfig or TrainingConfig changed, or "
+        "frozen=encoder; repeat it",
     )
     peers.add_options(parser)
     Shape.add_options(parser)

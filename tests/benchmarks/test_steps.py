@@ -74,7 +74,8 @@ def test_the_step_is_timed_and_absent_peers_are_named(few_products, in_this_proc
 
 
 @pytest.mark.slow
-def test_workers_time_variants_and_tell_versions_and_memory(few_products, capsys):
+def test_workers_time_variants_and_tell_versions_and_memory(few_products, capsys, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")  # workers have one device
     assert train_step.main([*OPTIONS, "--json", "--variant=remat=full"]) == 0
     result = last_line(capsys)
     assert set(result["ratios"]) == {"ours, remat=full"} and result["versions"]["ours"]["jax"]
@@ -90,6 +91,17 @@ def test_decoding_is_timed_at_each_batch_size(in_this_process, capsys):
     assert "alexa-teacher-models" in result["left_out"]["published"]
     assert "ours, batch 1" in decode.table(result)
     assert "processor" in result["machine"]
+
+
+def test_a_frozen_encoder_leaves_the_flops_that_the_phase_has():
+    shape = Shape(**TINY)
+    whole, frozen = (own_model.step_flops(shape, variant(v)) for v in (None, "frozen=encoder"))
+    tokens, weights = 2 * 8, 4 * 16 * 16 + 2 * 16 * 32
+    attention = 2 * 2 * 2 * 8 * 8 * 16
+    cross = 2 * 2 * tokens * 16 * 16
+    assert whole - frozen == 2 * (2 * tokens * weights + attention) + cross
+    state = own_model.Training(shape, {"frozen": "encoder"})._state
+    assert "encoder" not in state.opt_state["from_0"][0].mu
 
 
 def test_a_batch_is_full_and_every_step_changes_the_parameters():
@@ -112,6 +124,7 @@ def test_answers_have_all_their_tokens():
     [
         ("remat=full,num_microbatches=2", {"remat": "full", "num_microbatches": 2}),
         ("decoder_attention_dropout_rate=0.1", {"decoder_attention_dropout_rate": 0.1}),
+        ("frozen=encoder+encoder_tokens", {"frozen": "encoder+encoder_tokens"}),
     ],
 )
 def test_variants_name_fields_of_ours(text, wanted):
@@ -129,6 +142,7 @@ def test_other_variants_are_refused(text):
     [
         (["--batch_size=0"], "--batch_size is 0"),
         (["--variant=speed=2"], "speed: no field"),
+        (["--variant=frozen=head"], "freezes 'head'"),
         (["--set=remat=some"], "remat is 'some'"),
     ],
 )
