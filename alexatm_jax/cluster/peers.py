@@ -74,13 +74,14 @@ class Peers:
         """Whether all stop behind this step; every process calls it behind every step.
 
         Somebody's wish to stop asks every process which step it was last at; they agree on the
-        one after the furthest. Whoever calls in between waits for that, which none of the others
-        needs to finish a step for. Otherwise nothing is sent and nobody waits.
+        one after the furthest, or, if none has made any, on their first. Whoever calls in between
+        waits for that, which none of the others needs to finish a step for. Otherwise nothing is
+        sent and nobody waits.
         """
         with self._changed:
             self._step = step
             self._changed.wait_for(lambda: not self._stopping or "stop" in self._complete)
-            return self._stopping and step == max(self._complete["stop"]) + 1
+            return self._stopping and step > max(self._complete["stop"])
 
     def leave(self) -> None:
         """Says goodbye, so that the others do not take the end of this process for its death."""

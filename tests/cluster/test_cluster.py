@@ -60,6 +60,37 @@ def test_two_processes_agree(together, tmp_path):
     assert "MODEL_DIR" in unshared and "is not that of process 1" in unshared
 
 
+STOP_EARLY = """
+start(k, 2)
+if k == {asking}:
+    cluster._peers.ask_to_stop()
+cluster.gathered(None)  # behind which both have said where they are: nowhere yet
+steps = (step for step in range(8, 1000) if cluster.agreed_to_stop(step, wish=False))
+print(next(steps, None))
+"""
+
+
+@pytest.mark.parametrize("asking", [0, 1])
+def test_asked_before_the_first_step_they_stop_behind_it(together, asking):
+    code = STOP_EARLY.format(asking=asking)
+    assert [e.printed for e in together(code, code)] == ["8\n"] * 2
+
+
+@pytest.mark.parametrize("asking", [0, 1])
+def test_asked_while_others_have_not_begun_they_stop_together(together, asking):
+    code = f"""
+start(k, 2)
+time.sleep(0.5 * (k != {asking}))
+for step in range(8, 1000):
+    time.sleep(0.01)
+    if cluster.agreed_to_stop(step, wish=k == {asking}):
+        break
+print(step)
+"""
+    first, second = (int(e.printed) for e in together(code, code))
+    assert first == second < 999
+
+
 def test_who_came_learns_who_did_not(together):
     code = "start({}, 4, 2)"
     hosts = {"JOB_COMPLETION_INDEX": "0"}
