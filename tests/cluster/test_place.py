@@ -22,7 +22,7 @@ SLURM = {
 def bare_environment(monkeypatch):
     """No test depends on the machine it runs on."""
     monkeypatch.setattr("alexatm_jax.cluster.place._TPU_CLUSTERS", ())
-    for name in (*SLURM, "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"):
+    for name in (*SLURM, "SLURM_STEP_NUM_TASKS", "JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -51,6 +51,14 @@ def test_slurm_tells_the_place_and_the_hosts(monkeypatch):
     assert place.local_device_ids == (1,)
     assert place.hosts == ("node001", "node002", "node003", "node010", "big")
     assert find_place("none", Given(), 1) is None
+
+
+def test_an_interactive_shell_in_an_allocation_of_several_is_alone(monkeypatch):
+    slurm(monkeypatch, SLURM_STEP_NUM_TASKS="1", SLURM_PROCID="0", SLURM_LOCALID="0")
+    assert find_place("auto", Given(), 1) is None
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    assert find_place("auto", Given(), 1).num_processes == 4
+    assert find_place("auto", Given(num_processes=2), 1).num_processes == 2
 
 
 def test_a_task_that_is_alone_on_its_node_has_all_its_devices(monkeypatch):
