@@ -89,14 +89,16 @@ def start_together(run_mode: str) -> None:
     """Joins the processes of this run, if there are several, as the flags say."""
     given = cluster.Given(FLAGS.coordinator_address, FLAGS.num_processes, FLAGS.process_id)
     with refusing():
-        count = cluster.start(FLAGS.cluster, given, FLAGS.start_timeout)
-        if count > 1 and run_mode != "train":
+        place = cluster.find_place(FLAGS.cluster, given, FLAGS.start_timeout)
+        if place is None:
+            return
+        if run_mode != "train":  # without waiting for the others, whom nobody may have started
             raise cluster.ClusterError(
-                f"--run_mode={run_mode} runs in one process, and {count} were started; start one, "
-                "with --cluster=none."
+                f"--run_mode={run_mode} runs in one process, and this would be one of "
+                f"{place.num_processes}; start one, with --cluster=none."
             )
-    if count > 1:
-        mark_log_lines(cluster.process_id())
+        cluster.start(place, FLAGS.start_timeout)
+    mark_log_lines(place.process_id)
 
 
 def execute(

@@ -28,6 +28,11 @@ def alexatm(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ([], ["no --gin_file was given", "--gin_file=experiments/demo.gin"]),
         (["--run_mode=trian"], ["--run_mode=trian", "plan|train"]),
         (["--run_mod=train"], ["'run_mod'", "run_mode", "--help"]),
+        (
+            ["--run_mode=eval", "--coordinator_address=localhost:1", "--num_processes=8"]
+            + ["--process_id=1"],
+            ["--run_mode=eval runs in one process", "one of 8", "--cluster=none"],
+        ),
         (["--topology=cpu:8"], ["--topology=cpu:8", "--run_mode=train", "--run_mode=plan"]),
         (
             [f"--gin_file={DEMO}", "--gin.MIXTURE_OR_TASK_NAME=cldr_dmo"],

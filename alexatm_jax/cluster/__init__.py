@@ -1,6 +1,7 @@
 """Many machines: starts the processes of a run together, and lets them agree.
 
-    cluster.start(...)            before any computation; where there is one process, nothing
+    cluster.find_place(...)       which process of how many this is; None where there is one
+    cluster.start(place)          before any computation
     cluster.is_first()            whether this process writes what one must write
     cluster.gathered(value)       the values of all processes, in order
 
@@ -21,19 +22,21 @@ from typing import Any
 import jax
 
 from alexatm_jax.cluster.peers import REFUSED, Peers
-from alexatm_jax.cluster.place import CLUSTERS, ClusterError, Given, find_place
+from alexatm_jax.cluster.place import CLUSTERS, ClusterError, Given, Place, find_place
 from alexatm_jax.cluster.roll_call import call_roll, difference
 
 __all__ = [
     "CLUSTERS",
     "ClusterError",
     "Given",
+    "Place",
     "abandon",
     "agreed_to_stop",
     "check_alike",
     "check_configuration",
     "check_devices",
     "check_shared_folder",
+    "find_place",
     "gathered",
     "is_first",
     "process_id",
@@ -51,29 +54,18 @@ _SIGHT_SECONDS = 70.0
 _peers: Peers | None = None
 
 
-def start(
-    cluster: str = "auto",
-    given: Given | None = None,
-    start_timeout_seconds: int = 300,
-) -> int:
+def start(place: Place, start_timeout_seconds: int = 300) -> None:
     """Brings the processes of a run together; call it before any jax computation.
 
     Args:
-      cluster: one of CLUSTERS; where the place of this process is found.
-      given: what is known of it beforehand.
+      place: of this process among them, as `find_place` gives it.
       start_timeout_seconds: how long to wait for the others.
-
-    Returns:
-      How many processes there are; 1 if nothing was started.
 
     Raises:
       ClusterError: in every process that came: if some did not, who; or if they differ in their
         versions or devices, in what. The message names processes and machines.
     """
     global _peers
-    place = find_place(cluster, given or Given(), start_timeout_seconds)
-    if place is None:
-        return 1
     hosts, lines = call_roll(place, start_timeout_seconds)
     # jax would take SIGTERM for its own service; see training/stopping.py for ours.
     jax.config.update("jax_enable_preemption_service", False)
@@ -88,7 +80,6 @@ def start(
     )
     _peers = Peers(place.process_id, hosts, lines)
     atexit.register(_peers.leave)  # runs before jax's goodbye, registered when jax was imported
-    return place.num_processes
 
 
 def check_devices() -> None:

@@ -130,10 +130,11 @@ def _slurm(given: Given, timeout_seconds: int) -> Place:
     alone = set(re.sub(r"\(x\d+\)", "", tasks_here).split(",")) == {"1"}
     chosen = alone or "JAX_LOCAL_DEVICE_IDS" in os.environ  # which jax reads by itself
     # SLURM_NTASKS, which jax takes, is the whole job's in an interactive shell, itself a step of 1.
-    tasks = given.num_processes or os.environ.get("SLURM_STEP_NUM_TASKS")
+    if given.num_processes is None and (tasks := os.environ.get("SLURM_STEP_NUM_TASKS")):
+        given = replace(given, num_processes=int(tasks))
     return _filled(
         clusters.SlurmCluster,
-        replace(given, num_processes=int(tasks)) if tasks else given,
+        given,
         timeout_seconds,
         # As jax does it, a task has one device of its node; but a task alone has them all.
         local_device_ids=None if chosen else (int(os.environ["SLURM_LOCALID"]),),

@@ -16,7 +16,8 @@ import json, os, signal, sys, time
 from alexatm_jax import cluster
 def start(process_id, num_processes, seconds=30):
     try:
-        cluster.start("auto", cluster.Given({address!r}, num_processes, process_id), seconds)
+        given = cluster.Given({address!r}, num_processes, process_id)
+        cluster.start(cluster.find_place("auto", given, seconds), seconds)
     except cluster.ClusterError as error:
         sys.exit(f"refused: {{error}}")
 """

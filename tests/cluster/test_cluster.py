@@ -10,7 +10,7 @@ from alexatm_jax import cluster
 
 
 def test_a_process_alone_needs_no_start(tmp_path):
-    assert cluster.start("auto") == 1
+    assert cluster.find_place("auto", cluster.Given(), 1) is None
     assert cluster.is_first()
     assert cluster.gathered({"a": 1}) == [{"a": 1}]
     assert cluster.agreed_to_stop(3, wish=True) and not cluster.agreed_to_stop(4, wish=False)

@@ -114,18 +114,11 @@ def test_four_processes_stop_together_and_two_go_on(tiny, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("flags", "parts"),
-    [
-        (["--gin.BATCH_SIZE=7"], ["7 rows at a time do not divide over data x fsdp = 4"]),
-        (["--run_mode=eval"], ["--run_mode=eval runs in one process, and 2 were started"]),
-    ],
-)
-def test_refusals_end_all(tiny, tmp_path, flags, parts):
-    processes = start(tiny, tmp_path / "run", 2, *flags)
+def test_refusals_end_all(tiny, tmp_path):
+    processes = start(tiny, tmp_path / "run", 2, "--gin.BATCH_SIZE=7")
     printed = finish(processes)
     assert [process.returncode for process in processes] == [2, 2]
     for lines in printed:
-        assert all(part in "\n".join(lines) for part in parts), lines
+        assert "7 rows at a time do not divide over data x fsdp = 4" in "\n".join(lines)
         assert "Traceback" not in "\n".join(lines)
     assert not (tmp_path / "run").exists()
