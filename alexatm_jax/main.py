@@ -65,7 +65,10 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 
 
 def run(_: Sequence[str]) -> None:
-    """Runs the mode that the flags ask for; a refusal exits with code 2."""
+    """Runs the mode that the flags ask for.
+
+    What would end alike if started again, as a refusal, exits with code 2.
+    """
     absl_logging.set_verbosity(absl_logging.WARNING)
     try:
         start_together(FLAGS.run_mode)
@@ -76,6 +79,9 @@ def run(_: Sequence[str]) -> None:
             FLAGS.gin_search_paths,
             FLAGS.topology,
         )
+    except cluster.Absence as absence:
+        print(f"alexatm: {absence}", file=sys.stderr)
+        sys.exit(1)
     except Refusal as refusal:
         print(f"alexatm: {refusal}", file=sys.stderr)
         cluster.abandon(2, str(refusal))

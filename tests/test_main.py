@@ -50,6 +50,14 @@ def test_the_command_refuses_with_exit_code_2(tmp_path, flags, parts):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_process_whose_others_do_not_come_exits_with_code_1(tmp_path):
+    place = ["--coordinator_address=localhost:1", "--num_processes=2", "--process_id=1"]
+    done = alexatm(*place, "--start_timeout=1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "alexatm: process 1 of 2 could not reach the coordinator" in done.stderr
+
+
 def refusal(mode: str, *files: str, bindings: tuple[str, ...] = ()) -> str:
     with pytest.raises(Refusal) as raised:
         main.execute(mode, files, bindings)

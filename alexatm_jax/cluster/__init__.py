@@ -22,11 +22,12 @@ from typing import Any
 import jax
 
 from alexatm_jax.cluster.peers import REFUSED, Peers
-from alexatm_jax.cluster.place import CLUSTERS, ClusterError, Given, Place, find_place
+from alexatm_jax.cluster.place import CLUSTERS, Absence, ClusterError, Given, Place, find_place
 from alexatm_jax.cluster.roll_call import call_roll, difference
 
 __all__ = [
     "CLUSTERS",
+    "Absence",
     "ClusterError",
     "Given",
     "Place",
@@ -62,8 +63,9 @@ def start(place: Place, start_timeout_seconds: int = 300) -> None:
       start_timeout_seconds: how long to wait for the others.
 
     Raises:
-      ClusterError: in every process that came: if some did not, who; or if they differ in their
-        versions or devices, in what. The message names processes and machines.
+      Absence: in every process that came, if some did not.
+      ClusterError: in all of them, if they differ in their versions.
+      Both name processes and machines.
     """
     global _peers
     hosts, lines = call_roll(place, start_timeout_seconds)

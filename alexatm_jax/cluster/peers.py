@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from alexatm_jax.cluster.lines import Line
 
 REFUSED = 2
-"""The exit code of a run that was not begun."""
+"""The exit code of what would end alike if started again; other codes are worth another try."""
 
 _LINGER_SECONDS = 5.0
 _GO_ON = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,10 @@ CLUSTERS = ("auto", "none", "slurm", "kubernetes", "tpu")
 
 class ClusterError(ValueError):
     """Processes that cannot run together, or do not know where they are."""
+
+
+class Absence(Exception):
+    """Processes that did not come in time, as after the loss of a machine; worth another try."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ def find_place(cluster: str, given: Given, timeout_seconds: int) -> Place | None
 
     Raises:
       ClusterError: if flags are missing, or the environment is not that of the cluster named.
+      Absence: if nothing is known in time of the machine of process 0.
     """
     values = given.flags()
     missing = [flag for flag, value in values.items() if value is None]
@@ -103,7 +109,9 @@ def find_place(cluster: str, given: Given, timeout_seconds: int) -> Place | None
     try:
         return _several(_FINDERS[cluster](given, timeout_seconds))
     except (RuntimeError, OSError) as error:  # of jax's detection, and of what it asks
-        raise ClusterError(f"--cluster={cluster}: {error}") from error
+        # It looks up process 0's name, until the time is over, and Google's metadata server.
+        absent = cluster == "tpu" or isinstance(error.__cause__, socket.gaierror)
+        raise (Absence if absent else ClusterError)(f"--cluster={cluster}: {error}") from error
 
 
 def _several(place: Place) -> Place | None:

@@ -18,7 +18,7 @@ import jaxlib
 
 from alexatm_jax import __version__
 from alexatm_jax.cluster.lines import Line
-from alexatm_jax.cluster.place import ClusterError, Place
+from alexatm_jax.cluster.place import Absence, ClusterError, Place
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,9 @@ def call_roll(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int
       Every process's host name; and open lines: process 0's to all others, another's to it.
 
     Raises:
-      ClusterError: in every process that came, if one did not come within the time, two have one
-        number, their numbers differ, or they run different versions.
+      Absence: in every process that came, if one did not come within the time.
+      ClusterError: in every process that came, if two have one number, their numbers differ, or
+        they run different versions.
     """
     if place.process_id == 0:
         return _hear_all(place, timeout_seconds)
@@ -79,13 +80,20 @@ def _hear_all(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int
         if problem := _misplaced(hello, heard):
             break
         heard[hello.process] = hello
-    problem = problem or _absent(place, heard, timeout_seconds) or _differing(heard.values())
+    problem = problem or _differing(heard.values())
+    absent = None if problem else _absent(place, heard, timeout_seconds)
     hosts = [heard[k].host for k in sorted(heard)]
     for _, line in lines:
-        line.send({"problem": problem, "hosts": hosts})
+        line.send({"problem": problem, "absent": absent, "hosts": hosts})
+    _check(problem, absent)
+    return hosts, dict(lines)
+
+
+def _check(problem: str | None, absent: str | None) -> None:
     if problem:
         raise ClusterError(problem)
-    return hosts, dict(lines)
+    if absent:
+        raise Absence(absent)
 
 
 def _callers(place: Place, heard: Mapping[int, Hello], timeout_seconds: float) -> Any:
@@ -125,15 +133,14 @@ def _answer(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int, 
     try:
         line.send(asdict(own_hello(place)))
         verdict = line.receive(timeout_seconds + _REPORT_SECONDS)
-        problem, hosts = verdict["problem"], verdict["hosts"]
+        problem, absent, hosts = (verdict[key] for key in ("problem", "absent", "hosts"))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ClusterError(
+        raise Absence(
             f"process {place.process_id} reached {place.coordinator_address} and got no answer of "
             f"process 0 ({error}); see what process 0 printed, and whether another program has "
             "that port."
         ) from error
-    if problem:
-        raise ClusterError(problem)
+    _check(problem, absent)
     return hosts, {0: line}
 
 
@@ -144,7 +151,7 @@ def _connection(place: Place, timeout_seconds: float) -> socket.socket:
             return socket.create_connection(place.coordinator, timeout=_HELLO_SECONDS)
         except OSError as error:
             if time.monotonic() > deadline:
-                raise ClusterError(
+                raise Absence(
                     f"process {place.process_id} of {place.num_processes} could not reach the "
                     f"coordinator, process 0, at {place.coordinator_address} within "
                     f"{timeout_seconds:.0f} s ({error}); was process 0 started there, and may this "

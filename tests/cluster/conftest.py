@@ -18,8 +18,8 @@ def start(process_id, num_processes, seconds=30):
     try:
         given = cluster.Given({address!r}, num_processes, process_id)
         cluster.start(cluster.find_place("auto", given, seconds), seconds)
-    except cluster.ClusterError as error:
-        sys.exit(f"refused: {{error}}")
+    except (cluster.Absence, cluster.ClusterError) as error:
+        sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
 
 

@@ -97,28 +97,32 @@ def test_who_came_learns_who_did_not(together):
     ended = together(code.format(0), code.format(2), environment=hosts)
     for e in ended:
         assert e.code == 1
-        assert "refused: process 1, 3 of 4 did not come within 2 s" in e.errors
+        assert "Absence: process 1, 3 of 4 did not come within 2 s" in e.errors
         assert "Here: process 0 (" in e.errors and "process 2 (" in e.errors
 
 
 def test_a_process_says_where_it_looked_for_the_first(together):
     (ended,) = together("start(1, 2, 1)")
     assert (
-        "process 1 of 2 could not reach the coordinator, process 0, at localhost:" in ended.errors
+        "Absence: process 1 of 2 could not reach the coordinator, process 0, at localhost:"
+        in ended.errors
     )
 
 
 def test_processes_that_do_not_fit_are_all_told(together):
     code = "import jax; jax.__version__ += '.other' * k; start(k, 2)"
     for e in together(code, code):
-        assert "different versions" in e.errors and "in process 1 (" in e.errors
+        assert (
+            "ClusterError: these processes have different versions" in e.errors
+            and "in process 1 (" in e.errors
+        )
         assert "  jax: " in e.errors and ".other in process 1" in e.errors
 
 
 def test_two_with_one_number_are_told(together):
     codes = [f"start({number}, 3)" for number in (0, 1, 1)]
     for e in together(*codes):
-        assert "refused: two processes have the number 1" in e.errors
+        assert "ClusterError: two processes have the number 1" in e.errors
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -6,7 +6,14 @@ import os
 
 import pytest
 
-from alexatm_jax.cluster.place import ClusterError, Given, Place, expand_node_list, find_place
+from alexatm_jax.cluster.place import (
+    Absence,
+    ClusterError,
+    Given,
+    Place,
+    expand_node_list,
+    find_place,
+)
 
 SLURM = {
     "SLURM_JOB_ID": "4096",
@@ -79,7 +86,9 @@ def test_an_indexed_kubernetes_job_needs_no_api(monkeypatch):
     assert place.hosts == ("train-workers-0-0", "train-workers-0-1", "train-workers-0-2")
 
 
-def test_a_tpu_pod_is_found_by_what_gke_sets(monkeypatch):
+@pytest.fixture
+def tpu_pod(monkeypatch):
+    """The second of two hosts, as GKE tells it; jax's class that finds it."""
     from jax._src import clusters
     from jax._src.clusters import cloud_tpu_cluster
 
@@ -88,9 +97,22 @@ def test_a_tpu_pod_is_found_by_what_gke_sets(monkeypatch):
     monkeypatch.setattr("alexatm_jax.cluster.place._TPU_CLUSTERS", (clusters.GkeTpuCluster,))
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost,b")
     monkeypatch.setenv("TPU_WORKER_ID", "1")
+    return clusters.GkeTpuCluster
+
+
+def test_a_tpu_pod_is_found_by_what_gke_sets(tpu_pod):
     place = find_place("auto", Given(), 1)
     assert (place.coordinator, place.num_processes) == (("localhost", 8482), 2)
     assert (place.process_id, place.hosts) == (1, ("localhost", "b"))
+
+
+def test_a_first_host_that_has_no_name_yet_is_absent(tpu_pod, monkeypatch):
+    def unknown(*_):
+        raise RuntimeError("Failed to recognize coordinator address a")  # as jax does
+
+    monkeypatch.setattr(tpu_pod, "get_coordinator_address", unknown)
+    with pytest.raises(Absence, match="--cluster=tpu: Failed to recognize"):
+        find_place("auto", Given(), 1)
 
 
 @pytest.mark.parametrize(
