@@ -67,7 +67,8 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 def run(_: Sequence[str]) -> None:
     """Runs the mode that the flags ask for.
 
-    What would end alike if started again, as a refusal, exits with code 2.
+    What would end alike if started again exits with code 2: a refusal, or a loss that is no number,
+    for a run repeats itself from its last checkpoint.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     try:
@@ -82,9 +83,9 @@ def run(_: Sequence[str]) -> None:
     except cluster.Absence as absence:
         print(f"alexatm: {absence}", file=sys.stderr)
         sys.exit(1)
-    except Refusal as refusal:
-        print(f"alexatm: {refusal}", file=sys.stderr)
-        cluster.abandon(2, str(refusal))
+    except (Refusal, FloatingPointError) as error:
+        print(f"alexatm: {error}", file=sys.stderr)
+        cluster.abandon(2, str(error))
         sys.exit(2)
     except (Exception, KeyboardInterrupt) as error:
         cluster.abandon(1, f"{type(error).__name__}: {error}")

@@ -58,6 +58,20 @@ def test_a_process_whose_others_do_not_come_exits_with_code_1(tmp_path):
     assert "alexatm: process 1 of 2 could not reach the coordinator" in done.stderr
 
 
+def test_a_loss_that_is_no_number_exits_with_code_2(monkeypatch, capsys):
+    """Whoever starts it again would have it come to the same step and the same loss."""
+
+    def diverge(*_):
+        raise FloatingPointError("by step 8 the loss is nan")
+
+    monkeypatch.setattr(main, "execute", diverge)
+    main.parse_flags(["alexatm"])
+    with pytest.raises(SystemExit) as ended:
+        main.run([])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "alexatm: by step 8 the loss is nan\n"
+
+
 def refusal(mode: str, *files: str, bindings: tuple[str, ...] = ()) -> str:
     with pytest.raises(Refusal) as raised:
         main.execute(mode, files, bindings)
