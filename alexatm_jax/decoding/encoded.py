@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -49,6 +50,9 @@ class EncodedPrompts:
             so many rows.
           cpu_layout: copies weights into the layout of `decoding.cpu_layout`.
         """
+        # No backward pass comes, and `nn.remat` would hide from unrolled layers which one each is.
+        config = dataclasses.replace(model.config, remat="none", decoder_remat=None)
+        model = model.clone(config=config)
         apply: Callable[..., Any] = functools.partial(model.apply, {"params": params})
         encoded_BSD: Array = apply(*prompts, method="encode")
         cross: Any = stored(apply(encoded_BSD, method="cross_keys_values"))

@@ -69,7 +69,7 @@ def generate(model):
     [
         dict(),
         dict(norm="standard", share_embeddings=True, scale_embeddings=True),
-        dict(scan_layers=False, num_decoder_layers=3, num_heads=2),
+        dict(scan_layers=False, num_decoder_layers=3, num_heads=2, remat="full"),
     ],
     ids=["published", "shared", "unrolled"],
 )
@@ -163,7 +163,7 @@ def test_the_loop_stops_when_every_row_has_ended(tiny, batch_prompts, random_row
 
 @pytest.mark.parametrize("rows", [1, 3])
 def test_the_layout_for_cpus_gives_the_same_answers(tiny, batch_prompts, random_rows, rows):
-    model, params = tiny(seed=3)
+    model, params = tiny(seed=3, remat="full", decoder_remat="dots")
     prompts = batch_prompts(random_rows(*[5, 9, 12][:rows]), 12)
     answers = [compiled(model, params, cpu_layout=on)(prompts, ends(3)) for on in (False, True)]
     np.testing.assert_array_equal(*answers)
