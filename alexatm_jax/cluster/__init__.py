@@ -69,6 +69,8 @@ def start(place: Place, start_timeout_seconds: int = 300) -> None:
     """
     global _peers
     hosts, lines = call_roll(place, start_timeout_seconds)
+    # Before jax's start, in which the others would wait out the time for one that dies.
+    _peers = Peers(place.process_id, hosts, lines)
     # jax would take SIGTERM for its own service; see training/stopping.py for ours.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
@@ -80,7 +82,6 @@ def start(place: Place, start_timeout_seconds: int = 300) -> None:
         initialization_timeout=start_timeout_seconds,
         heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
-    _peers = Peers(place.process_id, hosts, lines)
     atexit.register(_peers.leave)  # runs before jax's goodbye, registered when jax was imported
 
 

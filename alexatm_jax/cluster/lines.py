@@ -54,6 +54,15 @@ class Line:
             raise ConnectionError("the connection was closed")
         return json.loads(data)
 
+    def is_closed(self) -> bool:
+        """Whether the other side has closed the line or is gone; to ask once all is received."""
+        try:
+            return not self._connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     @property
     def address(self) -> str:
         """The other side's network address."""

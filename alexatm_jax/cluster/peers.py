@@ -187,6 +187,6 @@ class Peers:
                 stream.flush()
         deadline = time.monotonic() + _LINGER_SECONDS
         for ear in self._ears:
-            if ear is not threading.current_thread():
+            if ear.is_alive() and ear is not threading.current_thread():
                 ear.join(max(deadline - time.monotonic(), 0))
         os._exit(code)

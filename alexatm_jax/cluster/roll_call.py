@@ -5,6 +5,7 @@ Before jax starts, for its own start-up aborts all processes after its time-out 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
 import socket
@@ -76,6 +77,7 @@ def _hear_all(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int
     lines: list[tuple[int, Line]] = []
     problem: str | None = None
     for hello, line in _callers(place, heard, timeout_seconds):
+        _forget_earlier(hello.process, heard, lines)
         lines.append((hello.process, line))
         if problem := _misplaced(hello, heard):
             break
@@ -84,12 +86,24 @@ def _hear_all(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int
     absent = None if problem else _absent(place, heard, timeout_seconds)
     hosts = [heard[k].host for k in sorted(heard)]
     for _, line in lines:
-        line.send({"problem": problem, "absent": absent, "hosts": hosts})
-    _check(problem, absent)
+        with contextlib.suppress(OSError):  # whoever is gone by now, the watch will name
+            line.send({"problem": problem, "absent": absent, "hosts": hosts})
+    _check(problem, absent, [line for _, line in lines])
     return hosts, dict(lines)
 
 
-def _check(problem: str | None, absent: str | None) -> None:
+def _forget_earlier(process: int, heard: dict[int, Hello], lines: list[tuple[int, Line]]) -> None:
+    """Makes way for a process that was heard, died, and was started again."""
+    for entry in [(k, line) for k, line in lines if k == process and line.is_closed()]:
+        entry[1].close()
+        lines.remove(entry)
+        del heard[process]
+
+
+def _check(problem: str | None, absent: str | None, lines: Sequence[Line]) -> None:
+    if problem or absent:
+        for line in lines:
+            line.close()
     if problem:
         raise ClusterError(problem)
     if absent:
@@ -140,7 +154,7 @@ def _answer(place: Place, timeout_seconds: float) -> tuple[list[str], dict[int, 
             f"process 0 ({error}); see what process 0 printed, and whether another program has "
             "that port."
         ) from error
-    _check(problem, absent)
+    _check(problem, absent, [line])
     return hosts, {0: line}
 
 

@@ -39,6 +39,12 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def port() -> int:
+    """One that is free on this machine."""
+    return free_port()
+
+
+@pytest.fixture
 def together() -> Iterator[Callable[..., list[Ended]]]:
     """Runs each text in a process of its own, and waits for all; `start` and `k` are there."""
     processes: list[subprocess.Popen[str]] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -139,6 +140,22 @@ time.sleep(50)
     assert ended[victim].code == -9 and other.code == 1
     assert f"alexatm: process {victim} (" in other.errors and "is gone" in other.errors
     assert "the same command" in other.errors
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_while_jax_starts_the_others_end_and_say_so(together, victim):
+    code = f"""
+if k == {victim}:
+    import jax
+    jax.distributed.initialize = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+start(k, 3)
+"""
+    began = time.monotonic()
+    ended = together(code, code, code)
+    assert time.monotonic() - began < 20  # of the 30 that jax would wait
+    for k, e in enumerate(ended):
+        assert e.code == (-9 if k == victim else 1)
+        assert k == victim or f"process {victim} (" in e.errors and "is gone" in e.errors
 
 
 @pytest.mark.parametrize("culprit", [0, 1])
