@@ -179,11 +179,16 @@ def _platform() -> str:
 
 
 def _split() -> PartitionSpec:
-    """Says which mesh axes split [B, L, H, K] here, and are not split already."""
+    """Says which mesh axes split [B, L, H, K] here, and are not split already.
+
+    Rows and heads alone: a query needs all keys, and whole ones, wherever rules place L and K.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     if not nn.get_logical_axis_rules() or AxisType.Manual in mesh.axis_types or mesh.size <= 1:
         return PartitionSpec(*(None for _ in HEADS))
-    return PartitionSpec(*(nn.logical_to_mesh_axes(HEADS) or ()))
+    axes = nn.logical_to_mesh_axes(HEADS)
+    assert axes is not None
+    return PartitionSpec(axes[0], None, axes[2], None)
 
 
 def _parts(axes: str | tuple[str, ...] | None) -> int:

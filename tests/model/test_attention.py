@@ -140,13 +140,17 @@ def test_the_tpu_kernel_computes_what_the_reference_does(kind):
 RULES = (("batch", ("data", "fsdp")), ("heads", "tensor"), ("length", None), ("kv", None))
 
 
+def mesh_of_eight() -> jax.sharding.Mesh:
+    return jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
+
+
 def test_on_a_mesh_each_device_computes_its_own_rows_and_heads():
     segments = np.concatenate([packed(L, 2, 5), packed(L, 4, 6)])
     visible = Segments.of_self(segments, causal=True)
     arrays = arrays_for(visible, rows=4)
     blocked = functools.partial(attend, implementation="blocked", dropout_rate=0.4, dropout_key=KEY)
     wanted = value_and_gradients(blocked, visible, *arrays)
-    mesh = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 2, 2), ("data", "fsdp", "tensor"))
+    mesh = mesh_of_eight()
     split = jax.NamedSharding(mesh, jax.P(("data", "fsdp"), None, "tensor", None))
     with jax.set_mesh(mesh), nn.logical_axis_rules(RULES):
         compiled = (
@@ -159,6 +163,19 @@ def test_on_a_mesh_each_device_computes_its_own_rows_and_heads():
     assert all(x.sharding.is_equivalent_to(split, 4) for x in found[1:])
     sent = "all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
     assert not re.findall(sent, compiled.as_text())
+
+
+@pytest.mark.parametrize("axis", ["kv", "length"])
+def test_no_mesh_splits_what_a_query_sums_over(axis):
+    segments = np.ones((4, 8), np.int32)
+    visible = Segments.of_self(segments, causal=True)
+    q, k, v, _ = arrays_for(visible, width=4, rows=4)
+    blocked = functools.partial(attend, visible=visible, implementation="blocked")
+    wanted = blocked(q, k, v)
+    rules = dict(RULES) | {"heads": None, axis: "tensor"}
+    with jax.set_mesh(mesh_of_eight()), nn.logical_axis_rules(tuple(rules.items())):
+        found = jax.jit(blocked)(q, k, v)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize(
