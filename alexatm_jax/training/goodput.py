@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -134,6 +135,10 @@ class Clock:
         self._past = Goodput(0, {})
         self._file: TextIO | None = None
 
+    def now(self) -> float:
+        """The time by this clock, seconds."""
+        return self._timer()
+
     def open(self, directory: str | Path, restored_step: int, writes: bool = True) -> None:
         """Reads what came before, and goes on with the file if this process `writes`.
 
@@ -149,39 +154,55 @@ class Clock:
             self.record(restored_step)
 
     @contextmanager
-    def spending(self, kind: str, only_if: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def spending(
+        self, kind: str, since: Callable[[], float | None] = lambda: -math.inf
+    ) -> Iterator[None]:
         """Counts the seconds of a `with` block as `kind`; of nested blocks, the innermost counts.
 
         Args:
           kind: one of KINDS.
-          only_if: asked at the end of the block; False leaves its seconds to what surrounds it.
+          since: asked at the end of the block: what came before that moment, by `now`, is left to
+            what surrounds the block; for None, all of it.
         """
         if kind not in KINDS:
             raise ValueError(f"time was to be spent on {kind!r}; choose one of {', '.join(KINDS)}.")
         self._count()
         self._doing.append(kind)
-        before = self._seconds[kind]
+        began, before = self._counted, self._seconds[kind]
         try:
             yield
         finally:
             self._count()
             self._doing.pop()
-            if not only_if():
-                spent, self._seconds[kind] = self._seconds[kind] - before, before
-                self._seconds[self._doing[-1]] += spent
+            moment = since()
+            left = math.inf if moment is None else max(moment - began, 0.0)
+            self._move(kind, self._doing[-1], min(left, self._seconds[kind] - before))
+
+    def _move(self, kind: str, to: str, seconds: float) -> None:
+        self._seconds[kind] -= seconds
+        self._seconds[to] += seconds
 
     def step_done(self) -> None:
         """Counts a step that was given to the devices."""
         self._steps += 1
         self._made += 1
 
-    def lap(self) -> Lap:
-        """Ends a lap: what was counted since the last one, the devices' work being finished."""
+    def lap(self, longest: Callable[[float], float] = lambda wait: wait) -> Lap:
+        """Ends a lap: what was counted since the last one, the devices' work being finished.
+
+        Args:
+          longest: turns the wait for input here into the longest of all processes: where one
+            waits, the devices of the others wait for its own, and that is no useful step either.
+        """
         self._count()
-        now = self._steps, self._seconds["step"], self._seconds["input"]
-        steps, step, waited = (a - b for a, b in zip(now, self._lap_began, strict=True))
-        self._lap_began = now
-        return Lap(int(steps), step + waited, waited)
+        steps, step, waited = (a - b for a, b in zip(self._lap(), self._lap_began, strict=True))
+        others = min(max(longest(waited) - waited, 0.0), step)
+        self._move("step", "input", others)
+        self._lap_began = self._lap()
+        return Lap(int(steps), step + waited, waited + others)
+
+    def _lap(self) -> tuple[int, float, float]:
+        return self._steps, self._seconds["step"], self._seconds["input"]
 
     def record(self, step: int) -> None:
         """Writes the line that tells what was spent until `step` updates were made."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +51,18 @@ class Profile:
         """Shares of the profiled time, for `goodput.Goodput.bound`; None before there is one."""
         return self.found.shares if self.found else None
 
-    def before_step(self, made: int, in_flight: Iterable[Any]) -> None:
-        """Starts the trace if the next step is the first of those asked for.
+    def begins(self, made: int) -> bool:
+        """Whether the next step is the first of those asked for, so many updates being made."""
+        return self._first is None and not self.found and made in self._steps
 
-        Args:
-          made: updates given to the devices so far.
-          in_flight: outputs of those that may not be finished; they are waited for.
-        """
-        if self._first is not None or self.found or made not in self._steps:
+    def ends(self, made: int) -> bool:
+        """Whether a trace runs, and the step just given to the devices is its last."""
+        return self._first is not None and made >= self._steps.stop
+
+    def before_step(self, made: int) -> None:
+        """Starts the trace if it `begins`; what runs on devices should be finished."""
+        if not self.begins(made):
             return
-        jax.block_until_ready(list(in_flight))
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # it would slow the host and tells nothing here
         jax.profiler.start_trace(str(self._directory), profiler_options=options)
@@ -77,7 +78,7 @@ class Profile:
         """
         if self._first is not None:
             self._ran = made, outputs, program
-            if made >= self._steps.stop:
+            if self.ends(made):
                 self.close()
 
     def close(self) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from alexatm_jax import cluster
 from alexatm_jax.batch import Batch, NoMoreBatches, check_batch
 from alexatm_jax.hardware import peak_flops
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.partitioning import batch_sharding, to_devices
 from alexatm_jax.training.config import TrainingConfig
+from alexatm_jax.training.device_watch import DeviceWatch
 from alexatm_jax.training.goodput import Clock
 from alexatm_jax.training.phases import ResolvedPhase
 from alexatm_jax.training.profiling import Profile
@@ -71,11 +73,14 @@ class Stepping:
           SystemExit: after the last checkpoint, if the run is terminated or has no more batches.
           FloatingPointError: if a loss or gradient is no number.
         """
+        watch = DeviceWatch(self.clock.now)
         with self.clock.spending("step"):
             try:
-                yield from self._steps(state, reader, train_step, phase)
+                yield from self._steps(state, reader, train_step, phase, watch)
             finally:
-                self.profile.close()
+                watch.close()
+                with self.clock.spending("profile"):
+                    self.profile.close()
 
     def _steps(
         self,
@@ -83,16 +88,19 @@ class Stepping:
         reader: Reader,
         train_step: jax.stages.Compiled,
         phase: ResolvedPhase,
+        watch: DeviceWatch,
     ) -> Iterator[Due]:
         rows = batch_sharding(self.mesh)
         in_flight: collections.deque[Any] = collections.deque()
         saved = int(state.step)
         sums: dict[str, Any] = {}
         for done in range(saved + 1, phase.end_step + 1):
+            if self.profile.begins(done - 1):
+                jax.block_until_ready(list(in_flight))
             with self.clock.spending("profile"):
-                self.profile.before_step(done - 1, in_flight)
+                self.profile.before_step(done - 1)
             try:
-                batch, reader_state = self._next(reader, in_flight)
+                batch, reader_state = self._next(reader, watch)
             except NoMoreBatches as end:
                 if saved < done - 1:
                     _check_finite(jax.device_get(sums), done - 1)
@@ -102,7 +110,10 @@ class Stepping:
                 jax.block_until_ready(in_flight.popleft())
             state, sums = train_step(state, to_devices(batch, rows))
             in_flight.append(sums["steps"])
+            watch.given(sums["steps"])
             self.clock.step_done()
+            if self.profile.ends(done):
+                jax.block_until_ready(sums)
             with self.clock.spending("profile"):
                 self.profile.after_step(done, sums, train_step)
             # Asked once a step: a signal that comes later stops, and saves, the next one.
@@ -128,11 +139,9 @@ class Stepping:
             num_devices=self.mesh.size, mfu=self.log.mfu, profiled=self.profile.shares
         )
 
-    def _next(
-        self, reader: Reader, in_flight: collections.deque[Any]
-    ) -> tuple[Batch, dict[str, Any]]:
-        """Reads a batch; nobody waited for it if the devices had something to do meanwhile."""
-        with self.clock.spending("input", lambda: all(x.is_ready() for x in in_flight)):
+    def _next(self, reader: Reader, watch: DeviceWatch) -> tuple[Batch, dict[str, Any]]:
+        """Reads a batch; nobody waits for it while the devices have something to do."""
+        with self.clock.spending("input", watch.idle_since):
             batch, reader_state = next(reader)
         check_batch(batch)
         return batch, reader_state
@@ -140,7 +149,8 @@ class Stepping:
     def _write_line(
         self, totals: Mapping[str, Any], done: int, phase: ResolvedPhase, state: TrainState
     ) -> None:
-        lap, config = self.clock.lap(), self.config
+        config = self.config
+        lap = self.clock.lap(lambda wait: max(cluster.gathered(wait)))
         device: jax.Device = self.mesh.devices.flat[0]
         peak = config.peak_flops_per_device or peak_flops(device, self.model.dtype)
         row = summarise(

@@ -53,10 +53,13 @@ def train(now: Time, folder, first: int, last: int, seconds_per_step: float, sav
     return clock
 
 
+moments = st.none() | st.floats(-1, 9)
+
+
 @given(
     st.recursive(
-        st.lists(st.tuples(st.sampled_from(KINDS), st.booleans()), max_size=2),
-        lambda inner: st.lists(st.tuples(st.sampled_from(KINDS), st.booleans(), inner), max_size=3),
+        st.lists(st.tuples(st.sampled_from(KINDS), moments), max_size=2),
+        lambda inner: st.lists(st.tuples(st.sampled_from(KINDS), moments, inner), max_size=3),
         max_leaves=8,
     )
 )
@@ -65,8 +68,9 @@ def test_every_second_is_counted_once_however_blocks_nest(blocks):
     clock = now.clock()
 
     def spend(blocks):
-        for kind, counts, *inner in blocks:
-            with clock.spending(kind, only_if=lambda counts=counts: counts):
+        for kind, moment, *inner in blocks:
+            since = moment and now.now + moment
+            with clock.spending(kind, since=lambda since=since: since):
                 now.now += 1
                 spend(inner[0] if inner else ())
                 now.now += 2
@@ -81,12 +85,35 @@ def test_a_block_is_what_is_in_it_but_for_the_blocks_within(now):
         now.now += 4
         with clock.spending("input"):
             now.now += 2
-        with clock.spending("input", only_if=lambda: False):  # the devices still computed
+        with clock.spending("input", since=lambda: None):  # the devices still computed
             now.now += 1
         with clock.spending("checkpoint"):
             now.now += 8
     assert spent(clock.goodput()) == {"step": 5, "input": 2, "checkpoint": 8}
     assert clock.goodput().share == 5 / 15
+
+
+def test_a_wait_counts_from_when_the_devices_have_nothing_to_do(now):
+    clock = now.clock()
+    with clock.spending("step"):
+        for idle_after, seconds in ((-5, 3), (2, 3), (3, 3), (9, 3)):
+            since = now.now + idle_after
+            with clock.spending("input", lambda since=since: since):
+                now.now += seconds
+    assert spent(clock.goodput()) == {"input": 3 + 1, "step": 2 + 3 + 3}
+
+
+def test_the_longest_wait_of_all_processes_counts(now):
+    clock = now.clock()
+    with clock.spending("step"):
+        for others in (4, 100):
+            with clock.spending("input"):
+                now.now += 1
+            now.now += 9
+            clock.step_done()
+            lap = clock.lap(lambda own, others=others: max(own, others))
+            assert lap == Lap(steps=1, seconds=10, input_wait_seconds=min(others, 10))
+    assert spent(clock.goodput()) == {"input": 14, "step": 6}
 
 
 def test_a_lap_holds_its_steps_and_their_wait(now):

@@ -17,7 +17,9 @@ def program():
 def run(profile: Profile, program, made: int, until: int) -> None:
     x = jnp.ones((64, 64))
     for step in range(made, until):
-        profile.before_step(step, [x])
+        if profile.begins(step):
+            jax.block_until_ready(x)
+        profile.before_step(step)
         x = program(x)
         profile.after_step(step + 1, x, program)
     profile.close()
