@@ -97,6 +97,7 @@ _MOVES = {
 
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 _KERNEL = re.compile(r'custom_call_target="[^"]*(?:gemm|matmul|fmha|attention|triton|tpu_custom)')
+_ATTENTION_KERNEL = re.compile(r'custom_call_target="[^"]*(?:fmha|attention)')
 
 
 def op_name_of(instruction: Instruction) -> str:
@@ -164,7 +165,12 @@ _LABELS = re.compile(r"dim_labels=(\w+)_")
 
 
 def _product_flops(instruction: Instruction, within: Computation) -> float:
-    """Counts 2 for every multiply-add; a TPU's products are convolutions without a window."""
+    """Counts 2 for every multiply-add; a TPU's products are convolutions without a window.
+
+    Not a number where that cannot be told, such as for a kernel of attention, which has two.
+    """
+    if _ATTENTION_KERNEL.search(instruction.attributes):
+        return math.nan
     left = within.instructions.get(instruction.operands[0])
     attributes = instruction.attributes
     summed: list[int] = []

@@ -48,7 +48,11 @@ def device_events(data: ProfileData, program: str) -> Iterator[DeviceEvents]:
     Args:
       program: name of the module; instructions of others get a name that none of its own has.
     """
-    for plane in data.planes:
+    planes = list(data.planes)
+    # Beside an accelerator the host's threads launch instructions, under the same names.
+    accelerators = ("/device:GPU", "/device:TPU")
+    host_computes = not any(plane.name.startswith(accelerators) for plane in planes)
+    for plane in planes:
         events = DeviceEvents()
         lines = list(plane.lines)
         if plane.name.startswith("/device:"):
@@ -57,7 +61,7 @@ def device_events(data: ProfileData, program: str) -> Iterator[DeviceEvents]:
                 cores or [line for line in lines if line.name.startswith("Stream")]
             ):
                 events.spans += _instructions(line, number, program)
-        elif plane.name == "/host:CPU":
+        elif plane.name == "/host:CPU" and host_computes:
             for number, line in enumerate(lines):
                 _read_thread(line, number, program, events)
         if events.spans:

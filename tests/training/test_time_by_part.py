@@ -17,12 +17,14 @@ from alexatm_jax.training.trace_events import DeviceEvents, Hand, Span, busy_tim
 SCOPE = "jit(train_step)/jvp(Transformer.hidden_states)/Transformer.encode/encoder/encoder._run"
 LAYERS = f"{SCOPE}/while/body/closed_call/layers"
 KEYS = f"{LAYERS}/self_attention.keys_values/key/dot_general"
+ATTENTION = f"{LAYERS}/self_attention/attention/fmha"
 BACKWARD = "jit(train_step)/transpose(jvp(loss))/dot_general"
 UPDATE = "jit(train_step)/optimizer/mul"
 
 SUMMED = "lhs_contracting_dims={1}, rhs_contracting_dims={0}"
 GEMM = """custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":
 {"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]}}}""".replace("\n", "")
+FMHA = GEMM.replace("__cublas$gemm", "__cudnn$fmhaSoftmax")
 
 
 def traced_in(op_name: str) -> str:
@@ -52,6 +54,7 @@ ENTRY %main (x: f32[4,8], w: f32[8,16]) -> f32[4,16] {{
   %gemm = (f32[4,16], s8[64]) custom-call(%x, %gather), {GEMM}, {traced_in(BACKWARD)}
   %convolution = f32[4,16] convolution(%x, %gather), dim_labels=bf_io->bf, {traced_in(KEYS)}
   %update = f32[4,16] multiply(%convolution, %convolution), {traced_in(UPDATE)}
+  %attended = f32[4,8] custom-call(%x, %x), {FMHA}, {traced_in(ATTENTION)}
   ROOT %fusion = f32[4,16] fusion(%x, %gather), calls=%fused, {traced_in(LAYERS + "/dropout/add")}
 }}
 """
@@ -68,6 +71,8 @@ def test_instructions_come_from_the_part_that_their_name_tells(sources):
     assert sources["gemm"] == ("loss and head", True, "backward", products)
     assert sources["convolution"][:2] == ("encoder self-attention projections", True)
     assert sources["convolution"].flops == products
+    assert sources["attended"][:2] == ("encoder self-attention", True)
+    assert math.isnan(sources["attended"].flops)  # it has two products
     assert sources["update"] == ("optimizer", False, "", 0)
     assert sources["fill"].part == "copies and fills"
     assert sources["gather"].part == "communication"
@@ -177,7 +182,8 @@ def test_lines_of_accelerators_are_read_as_their_tracers_write_them():
             "Stream #14(MemcpyD2D)": [("MemcpyD2D", 1, 1, {})],
         },
     )
-    host = plane("/host:CPU", python=[("ThunkExecutor::Execute", 0, 1, {})])
+    launch = {"hlo_op": "gemm", "hlo_module": "jit_train_step"}
+    host = plane("/host:CPU", python=[("cuLaunchKernel", 0, 1, launch)])
     found = list(device_events(SimpleNamespace(planes=[host, tpu, gpu]), "jit_train_step"))
     names = [[span.name for span in events.spans] for events in found]
     assert names == [["fusion", "update"], ["gemm", "jit_other/copy", "MemcpyD2D"]]
