@@ -2,14 +2,18 @@
 
 python -m benchmarks.layers_of_20b [--json] [--batch_size N] [--remat POLICY ...]
 
-It needs jax, flax, optax and orbax alone, and one accelerator; `--groups` and small sizes try it
-on a CPU.
+It needs jax, flax, optax and orbax alone, and takes one accelerator; `--groups` and small sizes
+try it on a CPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
+import functools
+import math
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -31,6 +35,8 @@ from benchmarks.timing import BenchmarkError, machine, repeated, tell, versions
 
 GROUP = (3, 2)
 """Encoder and decoder layers are added together, nearly as 46 to 32."""
+
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 USABLE = 0.97
 """Of the memory that the device gives to programs; the rest is lost between buffers."""
@@ -54,8 +60,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Compares attention with its definition, times matrix products, then steps.
 
     Returns:
-      What --json prints: "runs", one for each remat policy; "attention_errors"; "device";
-      "peak_flops" of the data sheet; "matmul_flops"; "versions", "machine".
+      What --json prints: "runs", one for each remat policy, or what went wrong in it;
+      "attention_errors"; "device"; "peak_flops" of the data sheet; "matmul_flops"; "versions",
+      "machine".
     """
     device = jax.devices()[0]
     shape = Shape.of_options(options)
@@ -84,40 +91,67 @@ def run(
     peak: float | None,
     matmul_rate: float,
 ) -> dict[str, Any]:
-    """Times steps with one remat policy and as many layers as fit, or as were asked for."""
+    """Times steps with one remat policy and as many layers as fit, or as were asked for.
+
+    One group fewer is taken if memory runs out all the same. A policy that fails leaves the others
+    their figures: its own entry is {"remat", "error"}.
+    """
     changes = CHANGES | variant(options.set) | {"remat": remat}
-    groups = options.groups or groups_that_fit(shape, changes, _memory_limit())
-    shape = _with_groups(shape, groups)
-    tell(f"remat {remat}: {shape.encoder_layers} + {shape.decoder_layers} layers")
-    training = Training(shape, changes)
+    limit = math.inf if options.groups else _memory_limit()
+    groups = options.groups or groups_that_fit(shape, changes, limit)
+    while True:
+        try:
+            found = _timed(_with_groups(shape, groups), changes, options.steps)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            told = f"remat {remat}, {groups} groups: {str(error)[:500]}"
+            if options.groups or groups == 1 or OUT_OF_MEMORY not in told:
+                tell(told)
+                return {"remat": remat, "error": told}
+        tell(f"remat {remat}: {groups} groups ran out of memory")
+        groups -= 1
+    flops = found["flops_per_second"]
+    found |= {"remat": remat, "mfu": flops / peak if peak else None}
+    tell(f"remat {remat}: {found['tokens_per_second']:,.0f} tokens/s, MFU {_share(found['mfu'])}")
+    return found | {"matmul_share": flops / matmul_rate}
+
+
+def _timed(shape: Shape, changes: Mapping[str, Any], steps: int) -> dict[str, Any]:
+    tell(f"remat {changes['remat']}: {shape.encoder_layers} + {shape.decoder_layers} layers")
+    program = compiled_step(shape, changes, num_devices=1)
+    training = Training(shape, changes, num_devices=1, program=program)
     training.step()
-    timing = repeated(training.step, options.steps)()
-    flops = step_flops(shape, changes) / shape.tokens * timing.per_second
+    timing = repeated(training.step, steps)()
     stats = jax.devices()[0].memory_stats() or {}
+    kernels = re.findall(r'custom_call_target="([^"]+)"', program.as_text() or "")
     return {
-        "remat": remat,
         "shape": asdict(shape),
         "tokens_per_second": timing.per_second,
-        "flops_per_second": flops,
-        "mfu": flops / peak if peak else None,
-        "matmul_share": flops / matmul_rate,
-        "compiled_bytes": _bytes(training.program),
+        "flops_per_second": step_flops(shape, changes) / shape.tokens * timing.per_second,
+        "compiled_bytes": _bytes(program),
         "peak_bytes": stats.get("peak_bytes_in_use"),
+        "kernels": dict(collections.Counter(kernels)),
     }
 
 
-def groups_that_fit(shape: Shape, changes: Mapping[str, Any], limit: int) -> int:
+def groups_that_fit(shape: Shape, changes: Mapping[str, Any], limit: float) -> int:
     """Finds how many groups of layers fit, from what the compiler says of one and of two.
 
     Raises:
       BenchmarkError: if not even one fits.
     """
 
-    def needed(groups: int) -> int:
-        return _bytes(compiled_step(_with_groups(shape, groups), changes))
+    @functools.cache
+    def needed(groups: int) -> float:
+        try:
+            return _bytes(compiled_step(_with_groups(shape, groups), changes, num_devices=1))
+        except jax.errors.JaxRuntimeError as error:  # a TPU's compiler refuses what is too large
+            if OUT_OF_MEMORY not in str(error):
+                raise
+            return math.inf
 
     one, two = needed(1), needed(2)
-    groups = 1 + int((USABLE * limit - one) // (two - one))
+    groups = 1 + int((USABLE * limit - one) // (two - one)) if two < math.inf else 1
     while groups > 0 and (found := needed(groups)) > USABLE * limit:
         tell(f"{groups} groups would need {found / 2**30:.1f} GiB")
         groups -= 1
@@ -160,12 +194,14 @@ def attention_errors(shape: Shape, rows: int = 2) -> dict[str, float]:
         return [out, *gradients]
 
     def error(implementation: str, causal: bool) -> float:
-        wanted = results("reference", causal, "float32")
+        with jax.default_matmul_precision("highest"):  # by default TF32, or bfloat16
+            wanted = results("reference", causal, "float32")
         found = results(implementation, causal, "bfloat16")
-        return max(
-            float(jnp.abs(f.astype(jnp.float32) - w).max() / jnp.abs(w).max())
+        errors = [
+            jnp.abs(f.astype(jnp.float32) - w).max() / jnp.abs(w).max()
             for f, w in zip(found, wanted, strict=True)
-        )
+        ]
+        return float(np.max(errors))  # not a number if one of them is
 
     return {
         f"{name}, {kind}": error(name, kind == "causal")
@@ -194,19 +230,25 @@ def _memory_limit() -> int:
 
 def table(result: Mapping[str, Any]) -> str:
     """Renders the figures for people."""
-    rows = {}
+    rows: dict[str, list[str]] = {}
     for found in result["runs"]:
+        if "error" in found:
+            rows[found["error"]] = []
+            continue
         shape = found["shape"]
         name = f"{found['remat']}, {shape['encoder_layers']} + {shape['decoder_layers']}"
         rows[name] = [
             f"{found['tokens_per_second']:,.0f}",
             f"{found['flops_per_second'] / 1e12:,.2f}",
-            "?" if found["mfu"] is None else f"{found['mfu']:.1%}",
+            _share(found["mfu"]),
             f"{found['matmul_share']:.1%}",
             gibibytes(found["compiled_bytes"]),
         ]
     columns = ("tokens/s", "TFLOP/s", "MFU", "of matmul", "compiled GiB")
     lines = aligned(columns, rows, heading="remat and layers")
+    for found in result["runs"]:
+        told = [f"{name} {count}" for name, count in found.get("kernels", {}).items()]
+        lines.append(f"kernels with remat {found['remat']}: {', '.join(told) or 'none'}")
     lines += [f"attention, {name}: error {e:.1e}" for name, e in result["attention_errors"].items()]
     peak = result["peak_flops"]
     sheet = "no data sheet" if peak is None else f"data sheet {peak / 1e12:,.0f} TFLOP/s"
@@ -215,6 +257,10 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['matmul_flops'] / 1e12:,.2f} TFLOP/s."
     )
     return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "?" if value is None else f"{value:.1%}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -239,5 +285,6 @@ def _parser() -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     # By default JAX takes three quarters of a GPU.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its name of before
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
     sys.exit(main())

@@ -136,12 +136,12 @@ def step_flops(shape: Shape, changes: Mapping[str, Any]) -> float:
 
 
 class _Plan:
-    """What a run of one phase over all devices here is made of."""
+    """What a run of one phase is made of, over all devices here or the first ones."""
 
-    def __init__(self, shape: Shape, changes: Mapping[str, Any]) -> None:
+    def __init__(self, shape: Shape, changes: Mapping[str, Any], num_devices: int | None) -> None:
         self._network = Transformer(model_config(shape, changes))
         self._config, self._partitioning = training_config(changes), Partitioning()
-        self.mesh = self._partitioning.make_mesh()
+        self.mesh = self._partitioning.make_mesh(jax.devices()[:num_devices])
         self._partitioning.check_batch(shape.batch_size, self.mesh.size)
         self._phase = _phase(shape, changes)
 
@@ -157,9 +157,11 @@ class _Plan:
         return create_state(self._network, optimizer, self._phase, shardings, self._config.seed)
 
 
-def compiled_step(shape: Shape, changes: Mapping[str, Any]) -> jax.stages.Compiled:
+def compiled_step(
+    shape: Shape, changes: Mapping[str, Any], num_devices: int | None = None
+) -> jax.stages.Compiled:
     """Compiles the step as the loop does, and allocates nothing."""
-    return _Plan(shape, changes).compiled()
+    return _Plan(shape, changes, num_devices).compiled()
 
 
 class Training:
@@ -169,9 +171,22 @@ class Training:
       program: the step.
     """
 
-    def __init__(self, shape: Shape, changes: Mapping[str, Any]) -> None:
-        plan = _Plan(shape, changes)
-        self.program = plan.compiled()
+    def __init__(
+        self,
+        shape: Shape,
+        changes: Mapping[str, Any],
+        *,
+        num_devices: int | None = None,
+        program: jax.stages.Compiled | None = None,
+    ) -> None:
+        """Makes the first state.
+
+        Args:
+          num_devices: to train on, all by default.
+          program: of `compiled_step` with the same arguments; compiled here if it is not given.
+        """
+        plan = _Plan(shape, changes, num_devices)
+        self.program = program or plan.compiled()
         self._state = plan.state()
         self._batch = to_devices(training_batch(shape), batch_sharding(plan.mesh))
         self._tokens = shape.tokens

@@ -169,9 +169,11 @@ class Worker:
         line = self._pipe(self._process.stdout).readline()
         if not line:
             end = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+            code = self._process.wait()
+            killed = " (killed: if memory ran out, time fewer sides at once)" if code == -9 else ""
             raise BenchmarkError(
-                f"{' '.join(self._command)} ended with {self._process.wait()} before it "
-                f"had answered; the end of {self._log}:\n{end}"
+                f"{' '.join(self._command)} ended with {code}{killed} before it had answered; "
+                f"the end of {self._log}:\n{end}"
             )
         return json.loads(line)
 

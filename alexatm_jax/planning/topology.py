@@ -258,7 +258,8 @@ def _gpu_compiler() -> str:
 
 def _gpu_memory_fraction() -> float:
     """The share of a GPU's memory that JAX takes; its documentation, "GPU memory allocation"."""
-    return float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75"))
+    before = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    return float(os.environ.get("XLA_CLIENT_MEM_FRACTION", before))
 
 
 def _present() -> Topology:

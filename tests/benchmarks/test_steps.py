@@ -37,7 +37,9 @@ def last_line(capsys) -> dict:
 def one_device(monkeypatch, quick_compilation):
     """Steps for eight devices take as long again to compile, and show nothing more."""
     make_mesh = Partitioning.make_mesh
-    monkeypatch.setattr(Partitioning, "make_mesh", lambda self: make_mesh(self, jax.devices()[:1]))
+    monkeypatch.setattr(
+        Partitioning, "make_mesh", lambda self, _: make_mesh(self, jax.devices()[:1])
+    )
 
 
 @pytest.fixture
@@ -185,8 +187,42 @@ def test_layers_of_20b_run_small_on_any_device(capsys):
     assert "--groups" in capsys.readouterr().err
 
 
+def out_of_memory(*_, **__):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 200 GiB")
+
+
+def test_a_policy_that_fails_leaves_the_others_their_figures(monkeypatch, capsys):
+    """The first policy never fits, the second with one group fewer than the compiler said."""
+
+    def timed(shape, changes, steps):
+        if changes["remat"] == "none" or shape.encoder_layers > 3:
+            out_of_memory()
+        figures = {"tokens_per_second": 7.0, "flops_per_second": 5.0, "compiled_bytes": 2**30}
+        return figures | {"shape": vars(shape), "kernels": {"__cudnn$fmha": 2}}
+
+    monkeypatch.setattr(layers_of_20b, "_timed", timed)
+    monkeypatch.setattr(layers_of_20b, "_memory_limit", lambda: 1)
+    monkeypatch.setattr(layers_of_20b, "groups_that_fit", lambda *_: 2)
+    monkeypatch.setattr(layers_of_20b, "attention_errors", lambda _: {"auto, full": 0.01})
+    options = [one for one in OPTIONS if "layers" not in one and "rounds" not in one]
+    assert (
+        layers_of_20b.main([*options, "--json", "--matmul_size=8", "--remat", "none", "full"]) == 0
+    )
+    printed = capsys.readouterr().out
+    none, full = json.loads(printed.splitlines()[-1])["runs"]
+    assert "RESOURCE_EXHAUSTED" in none["error"] and "1 groups" in none["error"]
+    assert full["shape"]["encoder_layers"] == 3 and full["tokens_per_second"] == 7
+    assert "__cudnn$fmha 2" in printed
+
+
+def test_what_the_compiler_refuses_does_not_fit(monkeypatch):
+    monkeypatch.setattr(layers_of_20b, "compiled_step", out_of_memory)
+    with pytest.raises(BenchmarkError, match="one group of layers needs inf GiB"):
+        layers_of_20b.groups_that_fit(Shape(**TINY), {}, 1000)
+
+
 def test_as_many_groups_are_taken_as_fit(monkeypatch):
-    monkeypatch.setattr(layers_of_20b, "compiled_step", lambda shape, changes: shape)
+    monkeypatch.setattr(layers_of_20b, "compiled_step", lambda shape, changes, **_: shape)
     monkeypatch.setattr(
         layers_of_20b,
         "_bytes",

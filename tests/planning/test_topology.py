@@ -18,6 +18,7 @@ from alexatm_jax.planning import topology
 from alexatm_jax.planning.topology import make_devices, parse_topology
 
 GIB = 2**30
+MEMORY_FRACTION = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 MAKE = """
 import sys, jax
 from alexatm_jax.planning.topology import make_devices, parse_topology
@@ -52,7 +53,8 @@ def made_in_a_process(text, tmp_path, **environment):
     ],
 )
 def test_known_machines(monkeypatch, text, platform, num_devices, memory_gib, peak_tflops):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    for name in MEMORY_FRACTION:
+        monkeypatch.delenv(name, raising=False)
     found = parse_topology(text)
     assert (found.text, found.platform, found.num_devices) == (text, platform, num_devices)
     assert found.peak_flops == (peak_tflops and peak_tflops * 1e12)
@@ -62,8 +64,9 @@ def test_known_machines(monkeypatch, text, platform, num_devices, memory_gib, pe
         assert found.memory_bytes / GIB == pytest.approx(memory_gib, rel=1e-3)
 
 
-def test_gpu_memory_is_the_share_that_jax_takes(monkeypatch):
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+@pytest.mark.parametrize("name", MEMORY_FRACTION)
+def test_gpu_memory_is_the_share_that_jax_takes(monkeypatch, name):
+    monkeypatch.setenv(name, "0.95")
     assert parse_topology("gpu:a100:8").memory_bytes == int(0.95 * 80 * GIB)
 
 
