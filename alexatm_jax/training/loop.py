@@ -92,7 +92,10 @@ def train(
       The final state.
     """
     run = _Run(model, config, partitioning, mesh, clock or Clock())
-    with Checkpoints(Path(model_dir) / "checkpoints", config.max_checkpoints) as checkpoints:
+    with (
+        contextlib.ExitStack() as listening,  # until the last checkpoint is written
+        Checkpoints(Path(model_dir) / "checkpoints", config.max_checkpoints) as checkpoints,
+    ):
         restored = checkpoints.latest_step()
         first = _phase_that_left(phases, restored or 0)
         state, reader_state = run.begin(first, checkpoints, restored, warm_start)
@@ -108,7 +111,8 @@ def train(
             logger.info("%s", run.clock.goodput().line())
 
         validate = run.validate(validation_batches, phases[0])
-        with run.stepping(Path(model_dir), restored or 0, validate) as stepping:
+        agreed = listening.enter_context(termination())
+        with run.stepping(Path(model_dir), restored or 0, agreed, validate) as stepping:
             for phase in phases[first.number :]:
                 if restored == phase.end_step:
                     continue
@@ -170,16 +174,19 @@ class _Run:
 
     @contextlib.contextmanager
     def stepping(
-        self, model_dir: Path, restored: int, validate: Validate | None
+        self,
+        model_dir: Path,
+        restored: int,
+        agreed: Callable[[int], bool],
+        validate: Validate | None,
     ) -> Iterator[Stepping]:
-        """Opens the logs, and listens for signals."""
+        """Opens the logs."""
         writes, config = cluster.is_first(), self.config
         with contextlib.ExitStack() as closing:
             log = ProgressLog(model_dir, restored, config.train_steps, writes=writes)
             closing.callback(log.close)
             self.clock.open(model_dir, restored, writes=writes)
             closing.callback(self.clock.close)
-            agreed = closing.enter_context(termination())
             profile = Profile(config.profile_steps if writes else None, model_dir / "profile")
             about = (self.model.config, config, self.mesh)
             yield Stepping(*about, log, self.clock, profile, agreed, validate)

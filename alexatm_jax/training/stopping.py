@@ -12,7 +12,7 @@ from alexatm_jax import cluster
 
 @contextmanager
 def termination() -> Iterator[Callable[[int], bool]]:
-    """Turns SIGTERM into a wish to stop, for as long as the steps run.
+    """Turns SIGTERM into a wish to stop, while steps run and the last checkpoint is written.
 
     Outside the main thread, to which signals go, only the other processes' wishes are heard.
 

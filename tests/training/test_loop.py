@@ -14,7 +14,7 @@ import pytest
 from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.partitioning import Partitioning
 from alexatm_jax.training import loop
-from alexatm_jax.training.checkpoint import locate, read_provenance
+from alexatm_jax.training.checkpoint import Checkpoints, locate, read_provenance
 from alexatm_jax.training.config import TrainingConfig
 from alexatm_jax.training.goodput import read_goodput
 from alexatm_jax.training.progress import ProgressLog
@@ -163,6 +163,22 @@ def test_sigterm_while_a_line_is_written_saves_too(run, tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="stopped by SIGTERM after step") as stopped:
         run(tmp_path)
     assert f"after step {saved_steps(tmp_path)[-1]};" in str(stopped.value)
+
+
+def test_sigterm_while_the_last_checkpoint_is_written_leaves_it_whole(run, tmp_path, monkeypatch):
+    """As when whoever sent the first sends another, losing patience."""
+    leave = Checkpoints.__exit__
+
+    def terminate_and_leave(self, *error):
+        terminate()
+        leave(self, *error)
+
+    monkeypatch.setattr(Checkpoints, "__exit__", terminate_and_leave)
+    handler = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit, match="stopped by SIGTERM after step 2"):
+        run(tmp_path, before=lambda index: index == 1 and terminate())
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert saved_steps(tmp_path) == [2]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_is_not_saved(run, adamw, tmp_path):
