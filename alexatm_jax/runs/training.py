@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from alexatm_jax.runs.validating import open_validation
 from alexatm_jax.training import checkpoint, loop, warm_start_report
 from alexatm_jax.training.goodput import Clock
 from alexatm_jax.training.phases import ResolvedPhase
-from alexatm_jax.training.state import abstract_params
+from alexatm_jax.training.state import TrainState, abstract_params, abstract_state, state_shardings
 from alexatm_jax.training.warm_start import PreparedStart, WarmStart, check_same_start, prepare
 from alexatm_jax.whole_files import write_json, write_whole
 
@@ -86,7 +86,13 @@ def train(
         readers = PhaseReaders(data.cache_dir, mixture, phases, configs, mesh)
         report_mixture(data.cache_dir, mixture, phases, configs)
         provenance = _provenance(model, data.cache_dir, mixture, config_text)
-        earlier = _check_earlier_checkpoint(model_dir, provenance, readers)
+
+        def left(step: int) -> TrainState:
+            phase = loop.phase_that_left(phases, step)
+            shardings = state_shardings(network, training.optimizer, phase, partitioning, mesh)
+            return abstract_state(network, training.optimizer, phase, shardings)
+
+        earlier = _check_earlier_checkpoint(model_dir, provenance, left, readers)
         provenance["warm_start"] = _describe_start(start, earlier, provenance["vocabulary_sha256"])
         heldout = None
         if training.validation:
@@ -166,9 +172,16 @@ def _provenance(
 
 
 def _check_earlier_checkpoint(
-    model_dir: str, provenance: dict[str, Any], readers: PhaseReaders
+    model_dir: str,
+    provenance: dict[str, Any],
+    left: Callable[[int], TrainState],
+    readers: PhaseReaders,
 ) -> dict[str, Any]:
-    """Checks that the run can go on from its newest checkpoint; gives its provenance, if any."""
+    """Checks that the run can go on from its newest checkpoint; gives its provenance, if any.
+
+    Args:
+      left: gives the abstract state that this run would have saved at a step.
+    """
     folder = Path(model_dir) / "checkpoints"
     step = checkpoint.locate(folder)[1] if _holds_checkpoint(folder) else None
     cluster.check_alike("checkpoints", {"newest": step})
@@ -176,6 +189,7 @@ def _check_earlier_checkpoint(
         return {}
     found = checkpoint.read_provenance(folder)
     checkpoint.check_provenance(found, provenance, str(folder))
+    checkpoint.check_state(folder, left(step))
     readers.check_state(checkpoint.read_reader_state(folder), step)
     return found
 

@@ -92,7 +92,7 @@ class Checkpoints:
         Raises:
           CheckpointError: if it holds the state of another optimizer, or of other phases.
         """
-        self._check_leaves(step, _without_params(abstract))
+        check_state(self.directory / str(step), abstract)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
@@ -102,23 +102,6 @@ class Checkpoints:
             ),
         )
         return TrainState(params=restored.params, **restored.training), restored.reader
-
-    def _check_leaves(self, step: int, abstract: dict[str, Any]) -> None:
-        handler = ocp.PyTreeCheckpointHandler()
-        there = _leaf_names(handler.metadata(self.directory / str(step) / "training").tree)
-        here = _leaf_names(abstract)
-        if there != here:
-            sides = (("there", there - here), ("here", here - there))
-            raise CheckpointError(
-                f"checkpoint {step} in {self.directory} is not of these phases and this optimizer: "
-                + ", ".join(
-                    f"{len(names)} arrays are only {side}"
-                    + (f", such as {min(names)}" if names else "")
-                    for side, names in sides
-                )
-                + "; go on with the settings that it was saved with, or begin a new run from its "
-                "parameters, with warm_start."
-            )
 
 
 def _leaf_names(tree: Any) -> set[str]:
@@ -219,6 +202,35 @@ def read_param_leaves(
     )
     restore = ocp.args.PyTreeRestore(item, restore_args=how, partial_restore=True)
     return flatten_dict(_read(path, "params", restore)[0], sep="/")
+
+
+def check_state(path: str | Path, abstract: TrainState) -> None:
+    """Checks, reading no array, that a checkpoint holds the state of these phases.
+
+    Args:
+      abstract: the state in the phase that left the checkpoint.
+
+    Raises:
+      CheckpointError: if it holds the state of another optimizer, or of other phases.
+    """
+    folder, step = locate(path)
+    try:
+        tree = ocp.PyTreeCheckpointHandler().metadata(folder / str(step) / "training").tree
+    except (OSError, KeyError, ValueError) as error:
+        raise _unreadable(folder, step, "training", error) from error
+    there, here = _leaf_names(tree), _leaf_names(_without_params(abstract))
+    if there != here:
+        sides = (("there", there - here), ("here", here - there))
+        raise CheckpointError(
+            f"checkpoint {step} in {folder} is not of these phases and this optimizer: "
+            + ", ".join(
+                f"{len(names)} arrays are only {side}"
+                + (f", such as {min(names)}" if names else "")
+                for side, names in sides
+            )
+            + "; go on with the settings that it was saved with, or begin a new run from its "
+            "parameters, with warm_start."
+        )
 
 
 def _read(path: str | Path, item: str, how: ocp.args.CheckpointArgs) -> tuple[Any, int]:

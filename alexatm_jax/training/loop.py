@@ -97,7 +97,7 @@ def train(
         Checkpoints(Path(model_dir) / "checkpoints", config.max_checkpoints) as checkpoints,
     ):
         restored = checkpoints.latest_step()
-        first = _phase_that_left(phases, restored or 0)
+        first = phase_that_left(phases, restored or 0)
         state, reader_state = run.begin(first, checkpoints, restored, warm_start)
         if restored is not None and restored >= config.train_steps:
             logger.info("nothing to do: %d steps were asked for", config.train_steps)
@@ -128,7 +128,7 @@ def train(
     return state
 
 
-def _phase_that_left(phases: Sequence[ResolvedPhase], step: int) -> ResolvedPhase:
+def phase_that_left(phases: Sequence[ResolvedPhase], step: int) -> ResolvedPhase:
     """Gives the phase whose update led to a step; the first one before any update."""
     return next(p for p in reversed(phases) if p.start_step < step or p.number == 0)
 

@@ -106,11 +106,19 @@ def test_a_run_that_cannot_begin_leaves_no_folder(refused, copy, bindings, parts
         ({"ModelConfig__d_ff": 64}, ["model.d_ff: 32 there, 64 here", "another MODEL_DIR"]),
         ({"BATCH_SIZE": 16}, ["batch_size was 8, is 16", "begin a new run"]),
         ({"train__data_seed": 1}, ["seed was 0, is 1", "begin a new run"]),
+        ({"AdamW__moment_dtype": "bfloat16"}, ["not of these phases and this opt", "warm_start"]),
     ],
     ids=str,
 )
 def test_a_run_does_not_go_on_from_another_ones_checkpoint(refused, bindings, parts):
     check(refused("train", TRAIN_STEPS=30, **bindings), *parts)
+
+
+def test_a_run_does_not_go_on_in_other_phases(refused, copy):
+    gin = copy.folder / "tiny.gin"
+    gin.write_text(f"{gin.read_text()}include 'runs/frozen_encoder.gin'\n")
+    message = refused("train", TRAIN_STEPS=30, THAW_STEP=10)
+    check(message, "not of these phases", "only here, such as opt_state/from_10/", "warm_start")
 
 
 def test_model_dir_must_be_writable_and_our_own(refused, copy):
