@@ -6,7 +6,8 @@ set -euo pipefail
 
 NAME=${NAME:?name the TPU}
 ZONE=${ZONE:?name its zone}
-# Filestore, or a bucket behind gcsfuse, mounted on every host.
+# Filestore, or a bucket with hierarchical namespace behind gcsfuse, mounted on every host; on a flat
+# bucket gcsfuse renames no folder, and no checkpoint is ever finished.
 SHARED=${SHARED:?name a folder that all hosts share}
 
 gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker=all --command="
