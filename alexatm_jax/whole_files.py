@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
       content: the bytes, or what writes them to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Where machines share a folder, processes of one number are many: in containers, most are alike.
+    writer = f"{socket.gethostname()}.{os.getpid()}"
+    draft = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         if isinstance(content, bytes):
             draft.write_bytes(content)

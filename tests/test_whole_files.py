@@ -21,6 +21,15 @@ def test_a_file_is_replaced_whole_or_left_alone(tmp_path):
     assert [found.name for found in path.parent.iterdir()] == ["file"]
 
 
+def test_processes_of_one_number_on_two_machines_write_two_drafts(tmp_path, monkeypatch):
+    drafts = []
+    for host in ("pod-0", "pod-1"):
+        monkeypatch.setattr("socket.gethostname", lambda host=host: host)
+        write_whole(tmp_path / "file", lambda path: drafts.append(path) or path.touch())
+    assert len(set(drafts)) == 2
+    assert all(path.match(".file.*.tmp") for path in drafts)
+
+
 def test_json_is_readable_and_has_no_nan(tmp_path):
     write_json(tmp_path / "a.json", {"text": "కిమీ"})
     assert (tmp_path / "a.json").read_text() == '{\n "text": "కిమీ"\n}\n'
