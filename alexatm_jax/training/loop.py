@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -73,9 +74,9 @@ def train(
 
     A run stopped anywhere and started again takes the same batches and makes the same losses. On
     SIGTERM, or when the reader has no more batches, it saves a checkpoint and raises SystemExit.
-    Each phase has a compiled step of its own; the checkpoint at the step where two meet is as the
-    first left it, and a run that goes on from there enters the second. Every process of the run
-    calls this; the first one writes what is not an array.
+    Each phase has a step of its own, and all are compiled before any update; the checkpoint at the
+    step where two meet is as the first left it, and a run that goes on from there enters the
+    second. Every process of the run calls this; the first one writes what is not an array.
 
     Args:
       phases: `config.resolved_phases` of the model, the batch size and the lengths.
@@ -113,15 +114,15 @@ def train(
         validate = run.validate(validation_batches, phases[0])
         agreed = listening.enter_context(termination())
         with run.stepping(Path(model_dir), restored or 0, agreed, validate) as stepping:
-            for phase in phases[first.number :]:
-                if restored == phase.end_step:
-                    continue
+            coming = [p for p in phases[first.number :] if p.end_step != restored]
+            programs = run.compile(coming)
+            for phase in coming:
                 logger.info("%s", phase.description())
                 crossing = 0 < int(state.step) == phase.start_step
                 reader = open_reader(phase, reader_state, crossing)
                 state = run.enter(phase, state)
-                train_step = run.compile(phase)
-                steps = stepping.run(state, reader, train_step, phase)
+                # Nobody but the phase's steps keeps its program, whose memory goes with them.
+                steps = stepping.run(state, reader, programs.popleft(), phase)
                 for state, reader_state in steps:
                     save(state, reader_state)
             logger.info("%s", stepping.closing_line())
@@ -168,9 +169,17 @@ class _Run:
             shardings = self._shardings(phase)
             return entered(state, self.model, self.config.optimizer, phase, shardings)
 
-    def compile(self, phase: ResolvedPhase) -> jax.stages.Compiled:
-        with self.clock.spending("compile"):
-            return compile_step(self.model, self.config, phase, self.partitioning, self.mesh)
+    def compile(self, phases: Sequence[ResolvedPhase]) -> collections.deque[jax.stages.Compiled]:
+        """Compiles the steps of all phases, so that one that cannot be ends no run days later."""
+        programs: collections.deque[jax.stages.Compiled] = collections.deque()
+        for phase in phases:
+            if len(phases) > 1:
+                logger.info("compiling the step of %s", phase)
+            with self.clock.spending("compile"):
+                programs.append(
+                    compile_step(self.model, self.config, phase, self.partitioning, self.mesh)
+                )
+        return programs
 
     @contextlib.contextmanager
     def stepping(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import jax
@@ -102,6 +104,39 @@ def test_a_run_killed_around_the_boundary_goes_on_bit_for_bit(unbroken, run, tmp
     assert opened == ([first, (1, THAW, True)] if killed_at < THAW else [first])
     assert rows_in(tmp_path) == rows_in(folder)
     jax.tree.map(np.testing.assert_array_equal, state, wanted)
+
+
+def test_a_phase_that_cannot_be_compiled_ends_the_run_before_any_update(run, tmp_path, monkeypatch):
+    compile_step = loop.compile_step
+
+    def compile_first(model, config, phase, *where):
+        if phase.number > 0:
+            raise MemoryError("the thawed step")
+        return compile_step(model, config, phase, *where)
+
+    monkeypatch.setattr(loop, "compile_step", compile_first)
+    with pytest.raises(MemoryError):
+        run(tmp_path)
+    assert rows_in(tmp_path) == [] and not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_the_program_of_a_phase_goes_with_it(run, tmp_path, monkeypatch):
+    compile_step, enter, programs, held = loop.compile_step, loop._Run.enter, [], []
+
+    def compile_watched(*settings):
+        program = compile_step(*settings)
+        programs.append(weakref.ref(program))
+        return program
+
+    def enter_watched(*arguments):
+        gc.collect()
+        held.append([program() is not None for program in programs])
+        return enter(*arguments)
+
+    monkeypatch.setattr(loop, "compile_step", compile_watched)
+    monkeypatch.setattr(loop._Run, "enter", enter_watched)
+    run(tmp_path)
+    assert held == [[True, True], [False, True]]
 
 
 @pytest.fixture(scope="module")
