@@ -214,7 +214,7 @@ def _on_each_device(
         dropout: ProbabilityDropout | None,
     ) -> Array:
         if name == "cudnn":
-            return checkpoint_name(cudnn_attention(q_BLHK, k_BMHK, v_BMHK, segments), ATTENDED)
+            return cudnn_attention(q_BLHK, k_BMHK, v_BMHK, segments)
         if name == "splash":
             return splash_attention(q_BLHK, k_BMHK, v_BMHK, segments)
         return blocked_attention(q_BLHK, k_BMHK, v_BMHK, segments, dropout, _platform())

@@ -7,6 +7,9 @@ from jax import Array
 
 from alexatm_jax.model.masks import Segments
 
+CUDNN_FORWARD = "dot_product_attention_fwd_wrapper"
+"""JAX's primitive for outputs and normalizers: remat policies keep both, or compute both again."""
+
 
 def cudnn_attention(q_BLHK: Array, k_BMHK: Array, v_BMHK: Array, segments: Segments) -> Array:
     """Computes softmax(Q K^T) V, of queries that are scaled already; gives [B, L, H, K].

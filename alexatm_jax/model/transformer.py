@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from alexatm_jax.model.attention import ATTENDED, KeysValues, MultiHeadAttention
+from alexatm_jax.model.attention_cudnn import CUDNN_FORWARD
 from alexatm_jax.model.config import ModelConfig
 from alexatm_jax.model.layers import HIDDEN, Dropout, FeedForward, LayerNorm, RowTable, TokenTable
 from alexatm_jax.model.masks import Explicit, Segments, Visible
@@ -120,7 +121,14 @@ class DecoderLayer(nn.Module):
         return carry, self.cross_attention.keys_values(shared["encoded"])
 
 
-_attended = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+_named = jax.checkpoint_policies.save_only_these_names(ATTENDED)
+
+
+def _attended(primitive: Any, *args: Any, **params: Any) -> Any:
+    """Keeps what implementations name, and what cuDNN gives, whose normalizers none can name."""
+    return primitive.name == CUDNN_FORWARD or _named(primitive, *args, **params)
+
+
 KEPT_BY_REMAT = {
     "full": None,
     "attention": _attended,

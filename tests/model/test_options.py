@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from jax._src.cudnn import fused_attention_stablehlo
 from jax.extend.core import jaxprs_in_params
 
-from alexatm_jax.model import Transformer
+from alexatm_jax.model import Transformer, attention, attention_cudnn
 from alexatm_jax.model.config import REMAT_POLICIES
 
 ONE_LAYER = dict(num_encoder_layers=1, num_decoder_layers=1)
@@ -70,13 +71,13 @@ def test_several_layers_an_iteration_compute_the_same(tiny, random_params, batch
     assert dots[1] > 1.2 * dots[0]
 
 
-def count_products(jaxpr) -> int:
-    """Counts matrix products, once each, in a jaxpr and all that it calls."""
+def count_of(primitive: str, jaxpr) -> int:
+    """Counts what a jaxpr, and all that it calls, computes by a primitive; loops count once."""
     count = 0
     for equation in jaxpr.eqns:
-        count += equation.primitive.name == "dot_general"
+        count += equation.primitive.name == primitive
         for inner in jaxprs_in_params(equation.params):
-            count += count_products(inner)
+            count += count_of(primitive, inner)
     return count
 
 
@@ -91,13 +92,30 @@ def test_remat_recomputes_more(tiny, random_params, batch, scan_layers):
         config = tiny(scan_layers=scan_layers, remat=policies[0], decoder_remat=policies[1])
         gradient = jax.grad(squared_logits(config, batch))
         params = random_params(Transformer(config))
-        return count_products(jax.make_jaxpr(gradient)(params).jaxpr)
+        return count_of("dot_general", jax.make_jaxpr(gradient)(params).jaxpr)
 
     counts = [products(remat, None) for remat in REMAT_POLICIES]
     none, dots, attention, full = counts
     assert none <= dots < attention < full
     # What one stack adds does not depend on the other one's policy.
     assert products("full", "none") + products("none", "full") == none + full
+
+
+def test_remat_keeps_what_cudnn_gives(tiny, random_params, monkeypatch):
+    monkeypatch.setattr(attention, "_platform", lambda: "gpu")
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91200)
+    options = dict(**ONE_LAYER, d_model=24, dtype="bfloat16")
+    params = random_params(Transformer(tiny(**options)))
+    tokens = jnp.ones((2, 8), jnp.int32)
+    batch = dict(encoder_input_tokens=tokens, decoder_input_tokens=tokens)
+
+    def calls(remat: str) -> int:
+        config = tiny(**options, attention="cudnn", remat=remat)
+        gradient = jax.grad(squared_logits(config, batch))
+        return count_of(attention_cudnn.CUDNN_FORWARD, jax.make_jaxpr(gradient)(params).jaxpr)
+
+    # Self-attention twice, and cross-attention.
+    assert [calls(remat) for remat in REMAT_POLICIES] == [3, 3, 3, 6]
 
 
 def test_remat_changes_no_gradient(tiny, random_params, batch):
