@@ -121,10 +121,9 @@ class _Change:
 
     def factors(self, program: str, num_devices: int) -> list[int]:
         """Lists by which powers of two the rows at a time can be divided."""
-        rows = self.job.rows_per_device(num_devices)
-        if program not in self.job.steps:
-            data, fsdp, _ = self.job.mesh_sizes(num_devices)
-            rows = self.job.prompts_at_a_time(num_devices) // (data * fsdp)
+        rows = self.job.decoding.batch_size
+        if program in self.job.steps:
+            rows = self.job.rows_per_device(num_devices)
         return [2**n for n in range(rows.bit_length()) if rows % 2**n == 0]
 
 

@@ -88,9 +88,9 @@ class Job:
         return self.partitioning.mesh_shape(num_devices)
 
     def prompts_at_a_time(self, num_devices: int) -> int:
-        """Gives decoding's batch size, or the next that the mesh divides, as `TextModel` does."""
+        """Gives the prompts of all parts of the mesh: decoding's batch size on each of them."""
         data, fsdp, _ = self.mesh_sizes(num_devices)
-        return -(-self.decoding.batch_size // (data * fsdp)) * data * fsdp
+        return self.decoding.batch_size * data * fsdp
 
     def rows_per_device(self, num_devices: int, phases: Sequence[ResolvedPhase] = ()) -> int:
         """Gives the rows of a microbatch that each group of `tensor` devices computes.

@@ -93,9 +93,9 @@ def test_no_memory_for_the_state_is_known_without_compiling(imagined):
 
 def test_answers_are_asked_for_fewer_at_a_time(imagined):
     make, _ = imagined
-    trials = find_advice(make(STATE // 2 + 8, prompts=64), 100)
+    trials = find_advice(make(STATE // 2 + 8, prompts=64), 100)  # on each of 2 x 2 parts
     best = [trial.bindings for trial in best_of_stages(trials) if trial.program == "generate"]
-    assert best[0] == ("DecodingConfig.batch_size=8",)
+    assert best[0] == ("DecodingConfig.batch_size=2",)
 
 
 def test_time_bounds_the_search(imagined):

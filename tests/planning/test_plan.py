@@ -61,11 +61,12 @@ def test_flops_are_the_products_of_the_real_programs(make_job, plan):
     per_pair = 3 * 2 * 2 * 16 * 3  # backward twice forward; multiply, add; D twice; layers
     assert train.flops == training_flops(job.model, work) - masked_pairs * per_pair
 
-    work = Work.of_rows(4, 12, 5, answers_per_row=3)
+    prompts = 4 * 2 * 2  # four on each part of data x fsdp, as TextModel answers them
+    work = Work.of_rows(prompts, 12, 5, answers_per_row=3)
     assert rank.flops == forward_flops(job.model, work)
-    masked = dataclasses.replace(work, decoder_pairs=4 * 3 * 5 * 5)
+    masked = dataclasses.replace(work, decoder_pairs=prompts * 3 * 5 * 5)
     assert counted(make_program("rank", job, mesh)) == forward_flops(job.model, masked)
-    assert generate.flops == forward_flops(job.model, Work.of_rows(4, 12, 5))
+    assert generate.flops == forward_flops(job.model, Work.of_rows(prompts, 12, 5))
 
 
 def test_the_compiler_is_given_what_shapes_say(plan):
