@@ -165,19 +165,24 @@ class Partitioning:
             )
 
 
-def decoding_rules(rules: Sequence[tuple[str, str | tuple[str, ...] | None]]) -> Rules:
+def decoding_rules(
+    rules: Sequence[tuple[str, str | tuple[str, ...] | None]], num_states: int, d_model: int
+) -> Rules:
     """Gives the rules for decoding token by token: states move between devices, not weights.
 
     Between layers, states are then split over the model width as the weights are, and devices
     hold all rows of them; keys and values stay with their rows. In training and encoding a layer's
-    states are larger than its weights, which are gathered; of a single token they are smaller.
+    states are larger than its weights, which are gathered; of a single token they are smaller, for
+    up to about d_model / 2 rows. Of more, the rules stay as they are.
 
     Args:
       rules: those of the model, or none, which change nothing.
+      num_states: rows decoded together on all devices, times drafts of each.
+      d_model: the model's width.
     """
     places = dict(rules)
     width = _mesh_axes(places.get("embed"))
-    if not width:
+    if not width or num_states > d_model // 2:
         return tuple(rules)
     rows = tuple(axis for axis in _mesh_axes(places["rows"]) if axis not in width)
     return tuple((places | {"rows": rows, "hidden": width}).items())

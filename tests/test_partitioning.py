@@ -294,9 +294,10 @@ def test_rules_that_do_not_fit_the_parameters_are_refused(changes, lines):
 
 def test_single_tokens_are_split_as_the_weights_are():
     wanted = with_rule(rows=("data",), hidden=("fsdp",))
-    assert dict(decoding_rules(DEFAULT_RULES)) == dict(wanted)
+    assert dict(decoding_rules(DEFAULT_RULES, 32, 64)) == dict(wanted)
+    assert decoding_rules(DEFAULT_RULES, 33, 64) == DEFAULT_RULES
     for unsplit in ((), with_rule(embed=None)):
-        assert decoding_rules(unsplit) == unsplit
+        assert decoding_rules(unsplit, 32, 64) == unsplit
 
 
 def test_a_parameter_without_logical_axes_is_refused():

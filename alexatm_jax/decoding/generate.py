@@ -95,7 +95,8 @@ def generate(
 
     cache = encoded.empty_cache(length * num_drafts)
     start = (cache, search.start(drafts), jnp.zeros((), jnp.int32))
-    with nn.logical_axis_rules(decoding_rules(nn.get_logical_axis_rules())):
+    rules = nn.get_logical_axis_rules()
+    with nn.logical_axis_rules(decoding_rules(rules, batch * num_drafts, model.config.d_model)):
         _, state, _ = jax.lax.while_loop(unfinished, step, start)
     return Answers(*search.answers(state))
 
