@@ -17,7 +17,7 @@ from alexatm_jax.data.shuffling import EpochsRead, ShuffledDocuments, Source
 from alexatm_jax.data.task_reader import TaskReader
 from alexatm_jax.data.vocabulary import SpecialIds
 
-# Joined documents that fill less than this would teach little and cut a document for it.
+# Joined documents that fill less of a row's rest would teach little and cut a document for it.
 _LEAST_FILL = 8
 
 
@@ -91,6 +91,7 @@ class Stream:
             return TaskReader(part.objective, documents, special, packing, task=task)
 
         self._packing, self._special, self._number, self._seed = packing, special, number, seed
+        self._least_fill = min(_LEAST_FILL, packing.encoder_length, packing.decoder_length)
         self._readers = readers = [reader(task, part) for task, part in enumerate(parts)]
         rates = [part.rate for part in parts]
         self._shares = Shares(rates, number, num_streams)
@@ -234,7 +235,7 @@ class Stream:
     def _fill_first(self, rows: OpenRows, task: int | None) -> None:
         """Closes the first open row, its room filled by a task that joins documents, if any."""
         room = rows.first_room
-        if task is None or min(room) < _LEAST_FILL:
+        if task is None or min(room) < self._least_fill:
             rows.close_first(None)
             return
         try:

@@ -73,7 +73,7 @@ def tokens_before(task: TaskSpec, place: list[Any], number: int) -> Counter[int]
 
 
 RATES = st.sampled_from([(2, 1, 1), (1, 0, 3), (0, 1, 1), (1, 1, 0), (0, 0, 1)])
-PHASE = st.tuples(st.integers(8, 50), st.integers(8, 50), RATES, st.integers(0, 40))
+PHASE = st.tuples(st.integers(3, 50), st.integers(3, 50), RATES, st.integers(0, 40))
 
 
 @settings(max_examples=60)

@@ -256,6 +256,15 @@ def test_rows_of_the_papers_mode_are_full():
         assert set(joined.tolist()) <= {7, SPECIAL.doc}, "an example of one task alone"
 
 
+@pytest.mark.parametrize("lengths", [(7, 40), (40, 7), (3, 3)], ids=str)
+def test_rows_shorter_than_what_fills_a_rest_are_filled(lengths):
+    stream = stream_of(
+        [part("noise", lengths_of(9, 0), 1)], Packing("document_separator", *lengths)
+    )
+    rows = list(islice(stream, 50))
+    assert all((row["decoder_segment_ids"] > 0).any() for row in rows)
+
+
 def test_what_fills_rows_does_not_outgrow_its_share():
     """Long CLM documents leave half a row, but a hundredth of the tokens is all noise may have."""
     parts = [
