@@ -18,7 +18,7 @@ def write_whole(path: Path, content: bytes | Callable[[Path], object]) -> None:
       content: the bytes, or what writes them to the path that it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Where machines share a folder, processes of one number are many: in containers, most are alike.
+    # Machines that share a folder have processes of like numbers; in containers most are alike.
     writer = f"{socket.gethostname()}.{os.getpid()}"
     draft = path.with_name(f".{path.name}.{writer}.tmp")
     try:
