@@ -74,8 +74,11 @@ def train(
         )
         preflight.check_model_dir(model_dir, own=[data.cache_dir])
         start = _prepare_start(model_dir, warm_start, network)
-        if not (cached := is_cached(data)):
-            check_can_build(data, data.max_documents)
+        cached = is_cached(data)
+        if cluster.is_first() and not cached:
+            check_can_build(
+                data, data.max_documents
+            )  # which may write, as the first one alone does
         cluster.gathered(None)  # all processes have looked; from here on the first one writes
         cluster.check_shared_folder(model_dir, "MODEL_DIR")
         if cluster.is_first() and not cached:

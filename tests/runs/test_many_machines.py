@@ -114,6 +114,20 @@ def test_four_processes_stop_together_and_two_go_on(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_first_alone_checks_a_cache_that_is_to_be_made(tiny, tmp_path):
+    """It may write what is kept out of the text; its refusal ends all."""
+    flags = ["--gin.MIXTURE_OR_TASK_NAME='nothing'", "--gin.EVALUATION_TASKS=[]"]
+    flags += [f"--gin.CACHE_DIR='{tmp_path}/cache'"]
+    processes = start(tiny, tmp_path / "run", 2, *flags)
+    first, second = ("\n".join(lines) for lines in finish(processes))
+    assert [process.returncode for process in processes] == [2, 2]
+    reason = first[first.index("alexatm: ") + len("alexatm: ") :]
+    assert "'nothing'" in reason and reason in second
+    assert re.fullmatch(r"alexatm: process 0 \(.*\) ended: .*", second, re.DOTALL)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 def test_refusals_end_all(tiny, tmp_path):
     processes = start(tiny, tmp_path / "run", 2, "--gin.BATCH_SIZE=7")
     printed = finish(processes)
