@@ -63,6 +63,10 @@ class Checkpoints:
     ) -> None:
         self._manager.close()
 
+    def wait(self) -> None:
+        """Waits until what is being saved is written."""
+        self._manager.wait_until_finished()
+
     def latest_step(self) -> int | None:
         """Gives the step of the newest whole checkpoint, or None."""
         step: int | None = self._manager.latest_step()

@@ -113,7 +113,8 @@ def train(
 
         validate = run.validate(validation_batches, phases[0])
         agreed = listening.enter_context(termination())
-        with run.stepping(Path(model_dir), restored or 0, agreed, validate) as stepping:
+        opened = run.stepping(Path(model_dir), restored or 0, agreed, validate, checkpoints.wait)
+        with opened as stepping:
             coming = [p for p in phases[first.number :] if p.end_step != restored]
             programs = run.compile(coming)
             for phase in coming:
@@ -188,14 +189,16 @@ class _Run:
         restored: int,
         agreed: Callable[[int], bool],
         validate: Validate | None,
+        saved: Callable[[], None],
     ) -> Iterator[Stepping]:
-        """Opens the logs."""
+        """Opens the logs, and in the end counts the wait until all is `saved`."""
         writes, config = cluster.is_first(), self.config
         with contextlib.ExitStack() as closing:
             log = ProgressLog(model_dir, restored, config.train_steps, writes=writes)
             closing.callback(log.close)
             self.clock.open(model_dir, restored, writes=writes)
             closing.callback(self.clock.close)
+            closing.callback(self.clock.spending("checkpoint")(saved))
             profile = Profile(config.profile_steps if writes else None, model_dir / "profile")
             about = (self.model.config, config, self.mesh)
             yield Stepping(*about, log, self.clock, profile, agreed, validate)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -221,6 +222,21 @@ def test_held_out_text_is_measured_in_its_period_and_at_the_end(
     goodput = read_goodput(tmp_path)
     assert goodput.starts == 1 and goodput.seconds["validation"] > 0
     assert all(goodput.seconds[kind] > 0 for kind in ("step", "compile", "restore", "checkpoint"))
+
+
+def test_the_wait_for_the_last_checkpoint_is_counted(run, tmp_path, monkeypatch):
+    wait = Checkpoints.wait
+
+    def wait_long(self):
+        time.sleep(0.7)
+        wait(self)
+        assert saved_steps(tmp_path) == [1]
+
+    monkeypatch.setattr(Checkpoints, "wait", wait_long)
+    run(tmp_path, train_steps=1)
+    seconds = [json.loads(line) for line in (tmp_path / "goodput.jsonl").read_text().splitlines()]
+    before, after = (line["seconds"] for line in seconds[-2:])
+    assert after["checkpoint"] - before["checkpoint"] >= 0.7
 
 
 @pytest.mark.parametrize(
