@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,7 +37,7 @@ class Phase:
       rate_factors: pattern of tasks' names to a factor on their rates in the mixture.
 
     Raises:
-      ValueError: if a number is not positive, or `frozen` is no list of names.
+      ValueError: if a number is not whole or not positive, or `frozen` is no list of names.
     """
 
     start_step: int
@@ -48,6 +49,13 @@ class Phase:
     rate_factors: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("start_step", "batch_size", "source_length", "target_length"):
+            value = getattr(self, name)
+            if type(value) is not int and (value is not None or name == "start_step"):
+                near = int(value) if isinstance(value, float) and math.isfinite(value) else 1000
+                raise ValueError(
+                    f"Phase.{name} is {value!r}; it must be a whole number, such as {near}."
+                )
         if self.start_step < 0:
             raise ValueError(f"Phase.start_step is {self.start_step}; it must be 0 or more.")
         for name in ("batch_size", "source_length", "target_length"):

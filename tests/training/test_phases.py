@@ -111,6 +111,11 @@ def test_impossible_phases_are_refused(resolve, phases, model, message):
         (dict(start_step=-1), "start_step is -1; it must be 0 or more"),
         (dict(start_step=0, batch_size=0), "batch_size is 0; give 1 or more"),
         (dict(start_step=0, target_length=-2), "target_length is -2"),
+        (dict(start_step=1e5), r"start_step is 100000\.0; .* a whole number, such as 100000\."),
+        (dict(start_step=None), "start_step is None; it must be a whole number, such as 1000"),
+        (dict(start_step=0, batch_size=True), "batch_size is True; it must be a whole number"),
+        (dict(start_step=0, source_length="8"), "source_length is '8'; it must be a whole"),
+        (dict(start_step=0, target_length=7.5), r"target_length is 7.5; .*, such as 7\."),
         (dict(start_step=0, frozen="encoder"), r"give a list: \['encoder'\]"),
     ],
 )
