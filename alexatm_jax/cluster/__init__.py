@@ -27,6 +27,7 @@ from alexatm_jax.cluster.roll_call import call_roll, difference
 
 __all__ = [
     "CLUSTERS",
+    "SHARED_TOKENS",
     "Absence",
     "ClusterError",
     "Given",
@@ -51,6 +52,9 @@ _HEARTBEAT_SECONDS = 50
 """jax's own watch stands behind ours: it also sees a process that lives and does nothing."""
 _ECHO_SECONDS = 1.0
 _SIGHT_SECONDS = 70.0
+
+SHARED_TOKENS = ".shared-*"
+"""Files that `check_shared_folder` makes and removes; a process killed meanwhile leaves one."""
 
 _peers: Peers | None = None
 
@@ -165,9 +169,11 @@ def check_shared_folder(folder: str | Path, name: str) -> None:
     """
     if _peers is None:
         return
-    token = Path(folder) / f".shared-{secrets.token_hex(8)}"
+    token = Path(folder) / SHARED_TOKENS.replace("*", secrets.token_hex(8))
     if is_first():
         token.parent.mkdir(parents=True, exist_ok=True)
+        for left in Path(folder).glob(SHARED_TOKENS):
+            left.unlink(missing_ok=True)
         token.touch()
     first_folder, first_name = gathered([str(folder), token.name])[0]
     seen = gathered(seen_soon((Path(folder) / first_name).exists))

@@ -72,13 +72,13 @@ def train(
             packing=packing,
             max_epochs=max_epochs,
         )
-        preflight.check_model_dir(model_dir, own=[data.cache_dir])
+        tokens = Path(model_dir).glob(cluster.SHARED_TOKENS)
+        preflight.check_model_dir(model_dir, own=[data.cache_dir, *tokens])
         start = _prepare_start(model_dir, warm_start, network)
         cached = is_cached(data)
         if cluster.is_first() and not cached:
-            check_can_build(
-                data, data.max_documents
-            )  # which may write, as the first one alone does
+            # Alone, for it may write what is kept out of the text.
+            check_can_build(data, data.max_documents)
         cluster.gathered(None)  # all processes have looked; from here on the first one writes
         cluster.check_shared_folder(model_dir, "MODEL_DIR")
         if cluster.is_first() and not cached:

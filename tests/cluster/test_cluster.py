@@ -50,7 +50,11 @@ print(json.dumps([[v["k"] for v in said], len(said[0]["long"]), step, problem, u
 
 
 def test_two_processes_agree(together, tmp_path):
-    ended = together(AGREE, AGREE, environment={"FOLDER": str(tmp_path / "run")})
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".shared-0123").touch()  # of a start that was killed
+    ended = together(AGREE, AGREE, environment={"FOLDER": str(run)})
+    assert list(run.iterdir()) == []
     assert [e.code for e in ended] == [0, 0], ended
     first, second = (json.loads(e.printed) for e in ended)
     assert first == second

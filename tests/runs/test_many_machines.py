@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from alexatm_jax.preflight import Refusal
+
 DEVICES = 8
 
 
@@ -76,6 +78,17 @@ def test_two_processes_train_as_one_does(tiny, tmp_path):
     assert second == []
     assert {path.name for path in run.iterdir()} >= {"config.gin", "losses.png", "checkpoints"}
     check_losses(tiny.losses(run), tiny.losses(tiny.run)[:2])
+
+
+def test_what_a_start_that_was_killed_left_makes_no_folder_foreign(tiny, tmp_path):
+    (tmp_path / ".shared-0123").touch()
+    bindings = dict(MODEL_DIR=str(tmp_path), CACHE_DIR=str(tmp_path / "cache"))
+    bindings |= dict(MIXTURE_OR_TASK_NAME="nothing", EVALUATION_TASKS=[])
+    with pytest.raises(Refusal, match="'nothing'"):
+        tiny.execute("train", **bindings)
+    (tmp_path / "other").touch()
+    with pytest.raises(Refusal, match="is not empty and no run of alexatm: it holds other;"):
+        tiny.execute("train", **bindings)
 
 
 @pytest.mark.slow
