@@ -101,7 +101,9 @@ class Projection(nn.Module):
         rows = x.shape[: x.ndim - summed]
         flat = x.astype(dtype).reshape(-1, fan_in) @ kernel.astype(dtype).reshape(fan_in, -1)
         y: Array = flat.reshape(*rows, *features)
-        return y + bias.astype(dtype).reshape((1,) * len(rows) + features)
+        # In float32, so that the bias's gradient, a sum over all positions, adds up in float32.
+        bias = bias.astype(jnp.float32).reshape((1,) * len(rows) + features)
+        return (y.astype(jnp.float32) + bias).astype(dtype)
 
 
 class LayerNorm(nn.Module):
@@ -188,8 +190,11 @@ def _rows_of_forward(num_rows: int, table_ND: Array, ids_BL: Array) -> tuple[Arr
 def _rows_of_backward(num_rows: int, ids_BL: Array, d_x_BLD: Array) -> tuple[Array, None]:
     # Zeros of the gradient, made when it is there. XLA:CPU would make constant ones before the
     # forward pass and keep them and their copies through the step, two tables' worth of memory.
-    zero = 0 * d_x_BLD[0, 0, 0]
-    return jnp.full((num_rows, d_x_BLD.shape[-1]), zero).at[ids_BL].add(d_x_BLD), None
+    zero = (0 * d_x_BLD[0, 0, 0]).astype(jnp.float32)
+    # Thousands of tokens may add to one row: in bfloat16 the last of them would change nothing.
+    d_table_ND = jnp.full((num_rows, d_x_BLD.shape[-1]), zero)
+    d_table_ND = d_table_ND.at[ids_BL].add(d_x_BLD.astype(jnp.float32))
+    return d_table_ND.astype(d_x_BLD.dtype), None
 
 
 _rows_of.defvjp(_rows_of_forward, _rows_of_backward)
