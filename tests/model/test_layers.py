@@ -96,6 +96,19 @@ def test_the_gradient_of_gelu_is_its_derivative():
     np.testing.assert_allclose(gradient, derivative, atol=1e-6)
 
 
+def test_gelu_of_bfloat16_keeps_its_left_tail():
+    """In bfloat16 itself, 1 + erf is half too large at x = -3 and 0 at -4."""
+    x = np.linspace(-4, -1, 200).astype(jnp.bfloat16)
+    exact = x.astype(np.float64)
+    cdf = np.array([math.erfc(-v / math.sqrt(2)) / 2 for v in exact])
+    slope = cdf + exact * np.exp(-exact * exact / 2) / math.sqrt(2 * math.pi)
+    y, d_x = jax.vmap(jax.value_and_grad(ACTIVATION_FUNCTIONS["gelu"]))(jnp.asarray(x))
+    assert y.dtype == d_x.dtype == jnp.bfloat16
+    # Half of a last bit, and what float32 loses in 1 + erf(-4).
+    np.testing.assert_allclose(y.astype(float), exact * cdf, rtol=0.005)
+    np.testing.assert_allclose(d_x.astype(float), slope, rtol=0.005)
+
+
 @pytest.mark.parametrize(
     ("equation", "x_shape", "shape"),
     [
