@@ -22,9 +22,9 @@ def reference_attention(
 
     A query that sees no key gets the mean of all values.
 
-    Source: arXiv:1706.03762, Sec. 3.2.1; the softmax runs in float32.
+    Source: arXiv:1706.03762, Sec. 3.2.1; scores and softmax are float32 from the product on.
     """
-    scores_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK).astype(jnp.float32)
+    scores_BHLM = jnp.einsum("BLHK,BMHK->BHLM", q_BLHK, k_BMHK, preferred_element_type=jnp.float32)
     scores_BHLM = jnp.where(visible.mask(), scores_BHLM, jnp.finfo(jnp.float32).min)
     probs_BHLM = jax.nn.softmax(scores_BHLM).astype(q_BLHK.dtype)
     if dropout_key is not None:
