@@ -125,7 +125,7 @@ class ProgressLog:
         self._file = path.open("a", encoding="utf-8")
         self._board = SummaryWriter(
             str(directory / "tensorboard"),
-            purge_step=restored_step or None,
+            purge_step=restored_step + 1,  # TensorBoard forgets this step and those after it
             flush_secs=10,
             write_to_disk=writes,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -124,6 +126,24 @@ def test_rows_after_the_restored_step_are_dropped(tmp_path, row_of):
     assert [row["step"] for row in written] == [2, 4, 6]
     assert written[:2] == rows[:2] and written[2]["loss"] == 1.5
     assert any((tmp_path / "tensorboard").iterdir())
+
+
+@pytest.mark.parametrize("restored", [0, 4])
+def test_tensorboard_shows_the_rows_that_a_restart_keeps(tmp_path, row_of, monkeypatch, restored):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    # TensorBoard then reads without TensorFlow, which takes long to import.
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.notf", ModuleType("notf"))
+    board = tmp_path / "tensorboard"
+    for number, start in enumerate((0, restored)):
+        log = ProgressLog(tmp_path, restored_step=start, total_steps=9)
+        for step in (2, 4, 6):
+            if step > start:
+                log.write(row_of() | {"step": step})
+        log.close()
+        (file,) = board.glob("events.*")
+        file.rename(board / f"{number}-{file.name}")  # names are alike within a second
+    shown = reader.EventAccumulator(str(board)).Reload()
+    assert [point.step for point in shown.Scalars("loss")] == [2, 4, 6]
 
 
 def test_a_new_run_starts_a_log(tmp_path, row_of):
