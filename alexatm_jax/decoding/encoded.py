@@ -40,14 +40,14 @@ class EncodedPrompts:
         params: Any,
         prompts: Prompts,
         *,
-        batch_size: int,
+        num_states: int,
         cpu_layout: bool = False,
     ):
         """Encodes the prompts.
 
         Args:
-          batch_size: rows on each part of a mesh; on any number of parts the arithmetic is that of
-            so many rows.
+          num_states: rows on each part of a mesh, times the drafts of each; on any number of parts
+            the arithmetic is that of so many.
           cpu_layout: copies weights into the layout of `decoding.cpu_layout`.
         """
         # No backward pass comes, and `nn.remat` would hide from unrolled layers which one each is.
@@ -66,8 +66,8 @@ class EncodedPrompts:
         self._decode: Callable[..., Any] = functools.partial(model.apply, {"params": params})
         self._cross_mask = (prompts.segment_ids > 0)[:, None, None]
         table_VD: Array = apply(method="output_table").astype(encoded_BSD.dtype)
-        # A single row is a product of a matrix and a vector, fast either way.
-        self._transposed = cpu_layout and batch_size > 1
+        # A single state is a product of a matrix and a vector, fast either way.
+        self._transposed = cpu_layout and num_states > 1
         self._table = transposed(table_VD) if self._transposed else table_VD
 
     def empty_cache(self, num_positions: int) -> DecoderCache:

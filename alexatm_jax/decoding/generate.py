@@ -70,11 +70,10 @@ def generate(
             f"temperature is {config.temperature} and no keys arrived; give sampling.prompt_key "
             "of every row."
         )
-    encoded = EncodedPrompts(
-        model, params, prompts, batch_size=config.batch_size, cpu_layout=cpu_layout
-    )
-    limits = Limits(config, jnp.asarray(stops_QV), eos_id)
     batch, length, num_drafts = len(prompts.tokens), config.max_new_tokens, config.num_drafts
+    num_states = config.batch_size * num_drafts
+    encoded = EncodedPrompts(model, params, prompts, num_states=num_states, cpu_layout=cpu_layout)
+    limits = Limits(config, jnp.asarray(stops_QV), eos_id)
     # Rows without a token are padding of the batch: nothing to answer.
     drafts = Drafts.start((prompts.segment_ids > 0).any(axis=1), num_drafts, length, start_id)
     search: Any = BeamSearch(limits) if config.num_beams > 1 else Sampling(limits, keys_B2)

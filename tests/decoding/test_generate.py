@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from jax.extend.core import jaxprs_in_params
 
 from alexatm_jax.decoding.cache import DecoderCache
+from alexatm_jax.decoding.config import DecodingConfig
+from alexatm_jax.decoding.generate import generate as generate_as
 from alexatm_jax.decoding.generate import greedy
 
 BOS, T = 1, 10
@@ -167,6 +169,25 @@ def test_the_layout_for_cpus_gives_the_same_answers(tiny, batch_prompts, random_
     prompts = batch_prompts(random_rows(*[5, 9, 12][:rows]), 12)
     answers = [compiled(model, params, cpu_layout=on)(prompts, ends(3)) for on in (False, True)]
     np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.parametrize(
+    ("options", "transposed"),
+    [({}, False), (dict(num_beams=2), True), (dict(temperature=1.0, num_answers=2), True)],
+    ids=str,
+)
+def test_the_layout_for_cpus_turns_the_head_for_more_than_one_draft(
+    tiny, batch_prompts, options, transposed
+):
+    model, params = tiny()
+    config = DecodingConfig(batch_size=1, max_new_tokens=4, **options)
+    prompts, keys_B2 = batch_prompts([[7, 8]], 3), jnp.zeros((1, 2), jnp.uint32)
+    function = functools.partial(
+        generate_as, model, config=config, start_id=BOS, eos_id=2, cpu_layout=True
+    )
+    traced = jax.make_jaxpr(function)(params, prompts, jnp.zeros((1, 40), jnp.int32), keys_B2)
+    turned = [e.outvars[0].aval.shape for e in traced.eqns if e.primitive.name == "transpose"]
+    assert ((12, 40) in turned) == transposed
 
 
 def test_positions_of_the_prompt_count(generate, batch_prompts, random_rows):
