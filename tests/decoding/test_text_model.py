@@ -286,14 +286,21 @@ def test_several_answers_come_best_first_or_as_drawn(make):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [dict(num_beams=3, no_repeat_ngram_size=2, batch_size=3), dict(temperature=1.0, top_k=9)],
-    ids=["beams", "draws"],
+    ("options", "partitioning", "cpu_layout"),
+    [
+        (dict(num_beams=3, no_repeat_ngram_size=2, batch_size=3), Partitioning(2, 2, 2), True),
+        (dict(temperature=1.0, top_k=9), Partitioning(2, 2, 2), False),
+        (dict(num_beams=3, batch_size=1), Partitioning(1, 8, 1), False),
+    ],
+    ids=["beams", "draws as on accelerators", "beams as on accelerators, sharded"],
 )
-def test_a_mesh_answers_and_scores_as_one_device(tiny, options):
-    sizes = dict(d_model=16, num_heads=4, d_ff=32, decoder_num_heads=2)
+def test_a_mesh_answers_and_scores_as_one_device(
+    monkeypatch, tiny, options, partitioning, cpu_layout
+):
+    """The first has more beams at a time than half the width; see `decoding_rules`."""
+    monkeypatch.setattr("alexatm_jax.decoding.text_model.on_cpu", lambda params: cpu_layout)
+    sizes = dict(d_model=64, num_heads=4, d_ff=32, decoder_num_heads=2)
     model, params = tiny(seed=5, **sizes)
-    partitioning = Partitioning(data=2, fsdp=2, tensor=2)
     mesh = partitioning.make_mesh()
     boxed = jax.eval_shape(
         model.init, jax.random.key(0), *[jax.ShapeDtypeStruct((1, 1), np.int32)] * 2
