@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import configparser
+import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +38,9 @@ MAY_IMPORT = {
 }
 """Besides what OPEN_TO_ALL names; everything else in the package is shut."""
 OPEN_TO_ALL = {"batch", "cluster", "hardware", "hlo", "log_lines", "whole_files", "__version__"}
+
+WITH_JAX = {"jax", "flax", "optax", "orbax-checkpoint", "numpy", "absl-py", "ml_dtypes"}
+"""What `benchmarks.layers_of_20b` asks for, with what these need themselves."""
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -95,6 +101,20 @@ def test_the_core_imports_without_the_data_extra(blocked, skipped, tmp_path):
     }
     left_out = {f"alexatm_jax.{name}" for name in skipped} | {"alexatm_jax"}
     assert set(done.stdout.split()) == present - left_out
+
+
+def test_the_benchmark_of_20b_layers_needs_jax_and_its_libraries_alone():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    required = re.findall(r"^[\w-]+", settings["options"]["install_requires"], re.MULTILINE)
+    assert set(required) > WITH_JAX
+    foreign = set(required) - WITH_JAX
+    blocked = [name.removesuffix("-config").replace("-", "_") for name in sorted(foreign)]
+    assert all(importlib.util.find_spec(name) for name in blocked)
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked}))"
+    code += "; import benchmarks.layers_of_20b"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("room", sorted(MAY_IMPORT))

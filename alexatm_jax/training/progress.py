@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from alexatm_jax.batch import OBJECTIVES
 from alexatm_jax.model.config import ModelConfig
@@ -123,12 +122,7 @@ class ProgressLog:
         if writes:
             _drop_rows_after(path, restored_step)
         self._file = path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(directory / "tensorboard"),
-            purge_step=restored_step + 1,  # TensorBoard forgets this step and those after it
-            flush_secs=10,
-            write_to_disk=writes,
-        )
+        self._board = _board(directory / "tensorboard", restored_step) if writes else None
 
     def write(self, row: Row) -> None:
         """Logs, appends and plots one row."""
@@ -137,9 +131,10 @@ class ProgressLog:
         self._file.flush()
         self._timed_seconds += row["seconds"]
         self._peak_seconds += row.get("mfu", 0.0) * row["seconds"]
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, int(row["step"]))
+        if self._board is not None:
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, int(row["step"]))
 
     @property
     def mfu(self) -> float | None:
@@ -149,7 +144,16 @@ class ProgressLog:
     def close(self) -> None:
         """Flushes both."""
         self._file.close()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _board(directory: Path, restored_step: int) -> Any:
+    # Imported here: benchmarks of steps write no log, and run where it is not installed.
+    from tensorboardX import SummaryWriter
+
+    # TensorBoard forgets the step of a purge and those after it.
+    return SummaryWriter(str(directory), purge_step=restored_step + 1, flush_secs=10)
 
 
 def _drop_rows_after(path: Path, step: int) -> None:
