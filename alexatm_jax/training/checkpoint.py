@@ -44,12 +44,15 @@ class Checkpoints:
 
     A checkpoint holds `params`, `training` (step, optimizer state, sums), `reader` (where each
     data stream stands) and `provenance` (model, vocabulary hash, gin text). It appears under its
-    step's name only when whole.
+    step's name only when whole. What saves that were cut short left is removed, by the first
+    process in the background: two runs at once in one folder would destroy each other's saves.
     """
 
     def __init__(self, directory: str | Path, max_to_keep: int | None = 3):
         self.directory = Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=max_to_keep, create=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, create=True, cleanup_tmp_directories=True
+        )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> Checkpoints:

@@ -87,6 +87,14 @@ def test_a_state_comes_back_whole(tiny, folder):
             assert reader == {"next": step}
 
 
+def test_what_a_save_cut_short_has_left_is_removed(tiny, tmp_path):
+    left = tmp_path / "3.orbax-checkpoint-tmp"
+    (left / "params.orbax-checkpoint-tmp").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state_at(tiny(), 6), {"next": 6}, provenance_of(tiny()))
+    assert [path.name for path in tmp_path.iterdir()] == ["6"]
+
+
 @pytest.mark.parametrize(
     ("held", "message"),
     [
