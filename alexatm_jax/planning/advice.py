@@ -143,12 +143,16 @@ def _stages(job: Job, machine: Machine, program: str) -> Iterator[_Change]:
 
 
 def _larger_shardings(job: Job, machine: Machine) -> Iterator[Partitioning]:
-    """Shards over all devices first, then heads and feed-forward too, over 2, 4 and 8."""
+    """Shards over all devices first, then heads and feed-forward too, over 2, 4 and 8.
+
+    Slices that `data` crosses keep a copy each.
+    """
     num_devices = len(machine.devices)
-    _, fsdp, tensor = job.mesh_sizes(num_devices)
-    wider = [tensor] if fsdp * tensor < num_devices else []
+    before, tensor = job.partitioning, job.mesh_sizes(num_devices)[2]
+    copies = before.num_slices if before.slice_axis == "data" else 1
+    wider = [tensor] if job.mesh_sizes(num_devices)[0] > copies else []
     for count in (*wider, *(count for count in (2, 4, 8) if count > tensor)):
-        sharded = dataclasses.replace(job.partitioning, data=1, fsdp=-1, tensor=count)
+        sharded = dataclasses.replace(before, data=copies, fsdp=-1, tensor=count)
         try:
             states_on(dataclasses.replace(job, partitioning=sharded), machine)
         except ValueError:  # rows or parameters do not divide so

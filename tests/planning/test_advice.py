@@ -91,6 +91,15 @@ def test_no_memory_for_the_state_is_known_without_compiling(imagined):
     assert "not compiled" in advice_text(trials)
 
 
+@pytest.mark.parametrize(("slice_axis", "copies"), [("data", 2), ("fsdp", 1)])
+def test_slices_that_data_crosses_keep_a_copy_each(imagined, slice_axis, copies):
+    make, tried = imagined
+    slices = Partitioning(4, 2, 1, num_slices=2, slice_axis=slice_axis)
+    find_advice(make(STATE + 1, partitioning=slices, remat="full"), 100)
+    meshes = {job.partitioning.mesh_shape(8) for job in tried}
+    assert meshes >= {(copies, 8 // copies // tensor, tensor) for tensor in (1, 2, 4)}
+
+
 def test_answers_are_asked_for_fewer_at_a_time(imagined):
     make, _ = imagined
     trials = find_advice(make(STATE // 2 + 8, prompts=64), 100)  # on each of 2 x 2 parts
