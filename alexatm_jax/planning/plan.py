@@ -34,7 +34,7 @@ from alexatm_jax.planning.accounting import (
 from alexatm_jax.planning.compiled import CompiledFigures, DoesNotFit, compile_figures
 from alexatm_jax.planning.job import Job
 from alexatm_jax.planning.programs import Program, make_program, placed_state, program_names
-from alexatm_jax.planning.topology import Topology
+from alexatm_jax.planning.topology import Topology, check_slices
 from alexatm_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -138,8 +138,10 @@ def states_on(job: Job, machine: Machine) -> dict[str, TrainState]:
     """Gives the state of each of `Job.steps` abstractly, as it lies on the machine.
 
     Raises:
-      ValueError: if the job does not divide over the devices, or lengths are beyond the model's.
+      ValueError: if the job does not divide over the devices, lengths are beyond the model's, or
+        several slices of TPUs are not here.
     """
+    check_slices(machine.topology, job.partitioning.num_slices)
     job.check(len(machine.devices))
     mesh = job.partitioning.make_mesh(machine.devices)
     return {name: placed_state(job, mesh, phases[0]) for name, phases in job.steps.items()}

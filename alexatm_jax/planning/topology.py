@@ -135,6 +135,17 @@ def _slice(text: str, kind: str, size: str) -> tuple[int, ...] | None:
     return shape
 
 
+def check_slices(topology: Topology, num_slices: int) -> None:
+    """Raises ValueError for several slices of TPUs that are not here."""
+    if topology.platform == "tpu" and num_slices > 1:
+        raise ValueError(
+            f"Partitioning.num_slices is {num_slices} and --topology={topology.text!r} is one "
+            "slice, as that of every plan for TPUs: plan one slice's share with num_slices = 1 and "
+            f"the batch it computes, or all {num_slices * topology.num_devices} devices of "
+            f"{num_slices} such slices with --topology=cpu:{num_slices * topology.num_devices}."
+        )
+
+
 def make_devices(topology: Topology) -> list[jax.Device]:
     """Gives the devices to build a mesh of, in the order in which meshes are best filled.
 

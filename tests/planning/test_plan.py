@@ -29,6 +29,7 @@ from alexatm_jax.planning.plan import (
 )
 from alexatm_jax.planning.programs import make_program
 from alexatm_jax.planning.table import advice_text, as_json, as_text
+from alexatm_jax.planning.topology import parse_topology
 from alexatm_jax.training.optimizer import LinearSchedule
 from alexatm_jax.training.phases import Phase
 
@@ -255,3 +256,10 @@ def test_a_plan_counts_only_the_full_share_of_rows(make_job, make_machine):
     program = make_program("train", half, mesh)
     assert program.flops == training_flops(half.model, Work.of_rows(16, 5, 4))
     assert program.tokens == 16 * 9
+
+
+def test_several_slices_of_tpus_are_no_plan(make_job, make_machine):
+    machine = dataclasses.replace(make_machine(), topology=parse_topology("tpu:v4:2x2x2"))
+    with pytest.raises(ValueError, match="num_slices is 2 .*is one slice.*topology=cpu:16"):
+        states_on(make_job(Partitioning(2, 2, 2, num_slices=2)), machine)
+    assert states_on(make_job(Partitioning(2, 2, 2, num_slices=2)), make_machine())
