@@ -37,9 +37,9 @@ def start(tiny, run: Path, num_processes: int, *flags: str) -> list[subprocess.P
 
 
 def finish(processes: list[subprocess.Popen[str]]) -> list[list[str]]:
-    """Waits; gives what each printed, without what the CPU's collectives print, torn lines too."""
+    """Waits; gives what each printed, without what the CPU's collectives print in torn lines."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    torn = re.compile("Gloo|peer ranks")
+    torn = re.compile("Gloo|peer ranks|^$")
     return [[line for line in text.splitlines() if not torn.search(line)] for text in outputs]
 
 
