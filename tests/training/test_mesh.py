@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from alexatm_jax.model import attention_blocked
 from alexatm_jax.partitioning import Partitioning, batch_sharding, to_devices
 from alexatm_jax.training import loop
 from alexatm_jax.training.config import TrainingConfig
@@ -59,10 +60,18 @@ FACTORISATIONS = [
 
 
 @pytest.fixture(scope="module")
-def updated(tiny, sgd, make_batch):
+def small_blocks():
+    """Cuts 6 or 7 queries into two blocks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_blocked, "QUERIES", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def updated(tiny, sgd, make_batch, small_blocks):
     """Makes one step of gradient descent from drawn parameters; gives loss and parameters."""
     sizes = dict(d_model=16, num_heads=8, num_encoder_layers=1, num_decoder_layers=1, vocab_size=24)
-    model = tiny(**sizes, scan_layers=False, encoder_attention_dropout_rate=0.0)
+    model = tiny(**sizes, scan_layers=False, attention="blocked")
     config = TrainingConfig(1, sgd(0.1), loss_chunk_length=4)
     phase = config.resolved_phases(model.config, 8, 6, 7)[0]
 
