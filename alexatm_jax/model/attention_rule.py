@@ -121,7 +121,8 @@ def chosen(call: Call, asked: str) -> str:
     """Finds the implementation: the one asked for, or for "auto" the first that can.
 
     "auto" leaves `blocked` out where all scores fit into one of its tiles: it would hold as much as
-    the reference, and compute it twice. Whatever else it passes over is logged, once.
+    the reference, and compute it twice. What it takes for segments is logged, once, and behind a
+    colon whatever else it passes over.
 
     Raises:
       ValueError: if the one asked for is unknown, or cannot, saying why.
@@ -149,11 +150,10 @@ def _first_that_can(call: Call) -> str:
             break
         if refusal and call.platform in implementation.platforms:
             passed_over.append(f"{name} {refusal}")
-    if passed_over and not call.explicit:
-        _log_once(
-            f"attention of {call.queries} queries to {call.keys} keys is {name!r}: "
-            + "; ".join(passed_over)
-        )
+    # Parameters are made by a call of one query, which says nothing of those that follow.
+    if call.queries > 1 and not call.explicit:
+        line = f"attention of {call.queries} queries to {call.keys} keys is {name!r}"
+        _log_once(f"{line}: {'; '.join(passed_over)}" if passed_over else line)
     return name
 
 

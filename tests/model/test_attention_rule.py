@@ -69,12 +69,18 @@ def test_one_asked_for_that_cannot_says_why(name, change, message):
         chosen(dataclasses.replace(LAYER, **change), name)
 
 
-def test_what_is_passed_over_is_logged_once(caplog):
+def test_what_is_chosen_is_logged_once(caplog):
     _log_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(2):
-            assert chosen(dataclasses.replace(LAYER, dropout_rate=0.1), "auto") == "blocked"
-            chosen(LAYER, "auto")
-    assert len(caplog.messages) == 1
-    assert "1024 queries to 1024 keys is 'blocked': splash drops no" in caplog.text
-    assert "encoder_attention_dropout_rate" in caplog.text
+            for change in (
+                {},
+                {"dropout_rate": 0.1},
+                {"explicit": True, "queries": 4},
+                {"queries": 1, "keys": 1},
+            ):
+                chosen(dataclasses.replace(LAYER, **change), "auto")
+    best, other = caplog.messages
+    assert best == "attention of 1024 queries to 1024 keys is 'splash'"
+    assert "1024 queries to 1024 keys is 'blocked': splash drops no" in other
+    assert "encoder_attention_dropout_rate" in other
