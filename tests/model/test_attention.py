@@ -145,11 +145,10 @@ def rms(x) -> float:
 
 @pytest.mark.parametrize("kind", ["self", "causal", "cross"])
 def test_the_tpu_kernel_computes_what_the_reference_does(kind):
-    keys = 256 if kind == "cross" else 128
-    segments = packed(128, 50, 90)
-    visible = Segments(
-        segments, packed(keys, 70, 200) if keys == 256 else segments, kind == "causal"
-    )
+    """Five blocks of 128 queries; across, two of 384 keys, none of which the third segment sees."""
+    segments = packed(640, 50, 300, 600)
+    keys = packed(768, 70, 200) if kind == "cross" else segments
+    visible = Segments(segments, keys, kind == "causal")
     arrays = arrays_for(visible, heads=2, width=8)
 
     def splash(q, k, v, visible):
