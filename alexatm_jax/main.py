@@ -19,6 +19,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from alexatm_jax import cluster, gin_config
+from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.host_memory import keep_freed_memory
 from alexatm_jax.log_lines import mark_log_lines, print_log_lines
 from alexatm_jax.preflight import Refusal, check_types, refusing
@@ -67,8 +68,8 @@ def expand_gin_flags(argv: Sequence[str]) -> list[str]:
 def run(_: Sequence[str]) -> None:
     """Runs the mode that the flags ask for.
 
-    What would end alike if started again exits with code 2: a refusal, or a loss that is no number,
-    for a run repeats itself from its last checkpoint.
+    What would end alike if started again exits with code 2: a refusal, a loss that is no number, or
+    the end of all text, for a run repeats itself from its last checkpoint.
     """
     absl_logging.set_verbosity(absl_logging.WARNING)
     try:
@@ -83,9 +84,13 @@ def run(_: Sequence[str]) -> None:
     except cluster.Absence as absence:
         print(f"alexatm: {absence}", file=sys.stderr)
         sys.exit(1)
-    except (Refusal, FloatingPointError) as error:
-        print(f"alexatm: {error}", file=sys.stderr)
-        cluster.abandon(2, str(error))
+    except Refusal as refusal:
+        print(f"alexatm: {refusal}", file=sys.stderr)
+        cluster.abandon(2, str(refusal))
+        sys.exit(2)
+    except (FloatingPointError, NoMoreBatches) as end:
+        # It comes to all processes at one step; none ends another, which may still write.
+        print(f"alexatm: {end}", file=sys.stderr)
         sys.exit(2)
     except (Exception, KeyboardInterrupt) as error:
         cluster.abandon(1, f"{type(error).__name__}: {error}")

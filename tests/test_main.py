@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alexatm_jax import main
+from alexatm_jax.batch import NoMoreBatches
 from alexatm_jax.preflight import Refusal
 
 DEMO = "experiments/demo.gin"
@@ -58,13 +59,14 @@ def test_a_process_whose_others_do_not_come_exits_with_code_1(tmp_path):
     assert "alexatm: process 1 of 2 could not reach the coordinator" in done.stderr
 
 
-def test_a_loss_that_is_no_number_exits_with_code_2(monkeypatch, capsys):
+@pytest.mark.parametrize("end", [FloatingPointError, NoMoreBatches])
+def test_an_end_that_would_come_again_exits_with_code_2(monkeypatch, capsys, end):
     """Whoever starts it again would have it come to the same step and the same loss."""
 
-    def diverge(*_):
-        raise FloatingPointError("by step 8 the loss is nan")
+    def stop(*_):
+        raise end("by step 8 the loss is nan")
 
-    monkeypatch.setattr(main, "execute", diverge)
+    monkeypatch.setattr(main, "execute", stop)
     main.parse_flags(["alexatm"])
     with pytest.raises(SystemExit) as ended:
         main.run([])

@@ -13,6 +13,11 @@ _KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
 _UNANSWERED_MS = 25_000
 
 
+def encoded(message: Any) -> bytes:
+    """Writes a JSON-able value as a line sends it."""
+    return json.dumps(message).encode() + b"\n"
+
+
 class Line:
     """Sends and receives JSON values; any thread may send, one may receive.
 
@@ -36,7 +41,14 @@ class Line:
         Raises:
           OSError: if the other process is gone.
         """
-        data = json.dumps(message).encode() + b"\n"
+        self.send_encoded(encoded(message))
+
+    def send_encoded(self, data: bytes) -> None:
+        """Sends what `encoded` gave: to many, a large value is encoded once.
+
+        Raises:
+          OSError: if the other process is gone.
+        """
         with self._sending:
             self._connection.sendall(data)
 

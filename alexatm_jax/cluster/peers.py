@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from alexatm_jax.cluster.lines import Line
+from alexatm_jax.cluster.lines import Line, encoded
 
 REFUSED = 2
 """The exit code of what would end alike if started again; other codes are worth another try."""
@@ -161,9 +161,10 @@ class Peers:
 
     def _send_all(self, *message: Any) -> None:
         """Sends to all at the other ends: at process 0 everybody, elsewhere process 0."""
+        data = encoded(message)
         for line in self._lines.values():
             with contextlib.suppress(OSError):  # whoever listens there ends this process
-                line.send(message)
+                line.send_encoded(data)
 
     def _end(self, code: int, message: str) -> None:
         """Ends this process for what happened to another; process 0 passes it on."""

@@ -73,7 +73,8 @@ def train(
     """Trains to `train_steps`, continuing from the newest checkpoint in `model_dir` if any.
 
     A run stopped anywhere and started again takes the same batches and makes the same losses. On
-    SIGTERM, or when the reader has no more batches, it saves a checkpoint and raises SystemExit.
+    SIGTERM it saves a checkpoint and raises SystemExit; when the reader has no more batches, it
+    saves one and raises NoMoreBatches.
     Each phase has a step of its own, and all are compiled before any update; the checkpoint at the
     step where two meet is as the first left it, and a run that goes on from there enters the
     second. Every process of the run calls this; the first one writes what is not an array.

@@ -70,7 +70,8 @@ class Stepping:
           Train and reader state where a checkpoint is due, at the end of the phase too.
 
         Raises:
-          SystemExit: after the last checkpoint, if the run is terminated or has no more batches.
+          SystemExit: after the last checkpoint, if the run is terminated.
+          NoMoreBatches: after the last checkpoint, if the reader has no more.
           FloatingPointError: if a loss or gradient is no number.
         """
         watch = DeviceWatch(self.clock.now)
@@ -105,7 +106,7 @@ class Stepping:
                 if saved < done - 1:
                     _check_finite(jax.device_get(sums), done - 1)
                     yield state, reader_state
-                raise SystemExit(f"stopped after step {done - 1}: {end}") from end
+                raise NoMoreBatches(f"stopped after step {done - 1}: {end}") from end
             if len(in_flight) == MAX_STEPS_IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
             state, sums = train_step(state, to_devices(batch, rows))

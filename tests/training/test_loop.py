@@ -120,10 +120,10 @@ def test_when_batches_end_what_was_learnt_is_saved(unbroken, run, tmp_path):
         if index >= 5:
             raise NoMoreBatches("all documents are read")
 
-    with pytest.raises(SystemExit, match="stopped after step 5: all documents are read"):
+    with pytest.raises(NoMoreBatches, match="stopped after step 5: all documents are read"):
         run(tmp_path, before=end)
     assert saved_steps(tmp_path) == [3, 5]
-    with pytest.raises(SystemExit, match="stopped after step 5"):
+    with pytest.raises(NoMoreBatches, match="stopped after step 5"):
         run(tmp_path, before=end)
     folder, wanted = unbroken
     assert_identical(run(tmp_path), wanted)
