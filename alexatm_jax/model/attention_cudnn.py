@@ -17,6 +17,9 @@ def cudnn_attention(q_BLHK: Array, k_BMHK: Array, v_BMHK: Array, segments: Segme
     The mask of segments is one [B, 1, L, M] array in the compute dtype, for all heads: the public
     API knows rows of one example besides, but not rows that several share. Its dropout is left
     out, because the seed is compiled in: all steps and layers would drop the same.
+
+    Before JAX 0.11.1 the backward pass also computes the gradient of that mask, on every call, and
+    throws it away.
     """
     mask_B1LM = Segments(segments.queries_BL, segments.keys_BM).mask()
     output: Array = jax.nn.dot_product_attention(
