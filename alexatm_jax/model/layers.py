@@ -176,8 +176,13 @@ class FeedForward(nn.Module):
 
 
 def looked_up(table_ND: Array, ids_BL: Array, rows: str) -> Array:
-    """Takes rows of a table, whose widths are gathered first: ids are sharded, widths are not."""
-    table_ND = nn.with_logical_constraint(table_ND, (rows, None))
+    """Takes rows of a table, whose widths are placed as the states' are: gathered in training.
+
+    Before that the table, cast by the caller, stays where its parameter is: the cast is then what
+    travels. While states are split over their width, as in decoding, no device holds whole rows.
+    """
+    table_ND = nn.with_logical_constraint(table_ND, (rows, "embed"))
+    table_ND = nn.with_logical_constraint(table_ND, (rows, HIDDEN[-1]))
     x_BLD = _rows_of(len(table_ND), table_ND, ids_BL)
     return nn.with_logical_constraint(x_BLD, HIDDEN)
 
