@@ -46,8 +46,9 @@ def stored_in(inner: optax.GradientTransformation, dtype: str) -> optax.Gradient
 
     A bfloat16 has 8 bits. Rounding to the nearest, a second moment with b2 = 0.999 would never
     fall: 0.1 % is less than half of its last bit. So it is rounded up or down at random, by a
-    hash of the value and the step, such that the mean is right: the moment then carries noise of
-    up to 0.4 % a step, averaged over 1 / (1 - b2) steps, and no bias.
+    hash of the value and the step, such that the mean is right: without bias, it errs by up to
+    0.4 % (one standard deviation) a step, which adds up to about 4 % of the second moment at
+    b2 = 0.999.
 
     Args:
       dtype: "float32" or "bfloat16".

@@ -187,6 +187,7 @@ class Adafactor(Optimizer):
 
     Attributes:
       momentum: share of the past in a first moment of the steps; None keeps none, as T5.
+      moment_dtype: of the momentum, where there is one; the second moments are float32.
       decay_exponent: the second moment forgets a share of t^-decay_exponent at update t.
       clip_threshold: largest root mean square of a parameter's step, before its own scale.
       smallest_scale: of a parameter, for the learning rate.
@@ -202,6 +203,14 @@ class Adafactor(Optimizer):
     smallest_scale: float = 1e-3
     smallest_side: int = 128
     epsilon: float = 1e-30
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moment_dtype == "bfloat16" and self.momentum is None:
+            raise ValueError(
+                "moment_dtype is 'bfloat16' and Adafactor has no momentum, the only thing it would "
+                "store so; leave moment_dtype out, or set momentum."
+            )
 
     def scaling(self, specs: Any) -> optax.GradientTransformation:
         """Gives the gradient over its running size, times the parameter's own."""

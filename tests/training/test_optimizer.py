@@ -308,6 +308,7 @@ def test_factored_moments_are_divided_as_their_parameters_are():
         (AdamW, dict(b2=1.0), "b2 is 1.0; it is the share of the past"),
         (Lion, dict(b1=-0.1), "b1 is -0.1"),
         (Adafactor, dict(momentum=1.5), "momentum is 1.5"),
+        (Adafactor, dict(moment_dtype="bfloat16"), "Adafactor has no momentum, .* or set momentum"),
         (Adafactor, dict(clip_threshold=0.0), "clip_threshold is 0.0; it must be more than 0"),
         (Muon, dict(iterations=0), "iterations is 0; it must be more than 0"),
         (AdamW, dict(weight_decay=-0.1), "weight_decay is -0.1 and clip_norm 1.0"),
@@ -329,7 +330,7 @@ def test_a_gin_file_chooses_the_optimizer(kind, tmp_path):
         "include 'runs/pretrain.gin'\n"
         f"optimizer.{kind}:\n"
         "  schedule = @optimizer.LinearSchedule()\n"
-        "  moment_dtype = 'bfloat16'\n"
+        "  moment_dtype = 'bfloat16'\n" + ("  momentum = 0.9\n" if kind == "Adafactor" else "")
     )
     chosen = f"TrainingConfig.optimizer=@optimizer.{kind}()"
     gin_config.load(["own.gin"], [chosen], gin_config.search_paths([str(tmp_path)]))
