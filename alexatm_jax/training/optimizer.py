@@ -244,7 +244,7 @@ class Muon(Optimizer):
 
     Source: arXiv:2502.16982, Sec. 2; momentum and iteration are K. Jordan's,
     https://kellerjordan.github.io/posts/muon/. Unlike in optax.contrib.muon, each device makes
-    whole matrices of a few layers orthogonal, sent to it and back.
+    whole matrices of a few layers orthogonal, sent to it and back; unrolled layers, all of them.
     """
 
     momentum: float = 0.95
@@ -296,11 +296,13 @@ def _orthogonal(x: Array, names: PartitionSpec, iterations: int) -> Array:
 def _whole_matrices(x: Array, names: PartitionSpec) -> Array:
     """Gives devices the whole width of some layers, where they had part of the width of all.
 
-    Layers are filled up with zeros, so that they divide over the devices of a width. Without this
-    every product of the iteration would gather the matrices anew.
+    Layers are filled up with zeros, so that they divide over the devices of a width. A layer that
+    is not stacked is gathered once, and all of them compute it. Without this every product of the
+    iteration would gather the matrices anew.
     """
     if names[0] != "layers":
-        return x
+        whole = tuple(None if name == "embed" else name for name in names)
+        return nn.with_logical_constraint(x, whole)
     mesh, axes = jax.sharding.get_abstract_mesh(), nn.logical_to_mesh_axes(("embed",))
     parts = math.prod(mesh.shape.get(axis, 1) for axis in jax.tree.leaves(tuple(axes or ())))
     x = jnp.pad(x, ((0, -x.shape[0] % parts), *((0, 0),) * (x.ndim - 1)))

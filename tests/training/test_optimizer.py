@@ -229,6 +229,25 @@ def test_muon_makes_whole_matrices_orthogonal_on_any_mesh(sizes):
     assert "all-to-all" in compiled.as_text() and "all-gather" not in compiled.as_text()
 
 
+@pytest.mark.parametrize("sizes", [(1, 8, 1), (1, 4, 2)], ids=str)
+def test_muon_gathers_the_matrix_of_an_unrolled_layer_once(sizes):
+    """Left in parts, it was gathered fifteen times."""
+    gradient = {"kernel": jax.random.normal(jax.random.key(0), (64, 256))}
+    direction = Muon(CONSTANT).direction({"kernel": P("embed", "mlp")})
+    partitioning = Partitioning(*sizes)
+    mesh = partitioning.make_mesh()
+    place = NamedSharding(mesh, P("fsdp", "tensor"))
+
+    def update(gradient):
+        return direction.update(gradient, direction.init(gradient), gradient)[0]["kernel"]
+
+    with jax.set_mesh(mesh), nn.logical_axis_rules(partitioning.rules):
+        placed = jax.device_put(gradient, place)
+        compiled = jax.jit(update, out_shardings=place).lower(placed).compile()
+    np.testing.assert_allclose(compiled(placed), jax.jit(update)(gradient), rtol=1e-4, atol=1e-5)
+    assert compiled.as_text().count(" all-gather(") == 1
+
+
 @pytest.mark.parametrize("shape", [(4, 12), (12, 4), (16, 16)])
 def test_newton_and_schulz_make_a_matrix_about_orthogonal(shape):
     gradient = np.random.default_rng(0).normal(size=shape).astype(np.float32)
