@@ -118,17 +118,16 @@ def run(
 
 def _timed(shape: Shape, changes: Mapping[str, Any], steps: int) -> dict[str, Any]:
     tell(f"remat {changes['remat']}: {shape.encoder_layers} + {shape.decoder_layers} layers")
-    program = compiled_step(shape, changes, num_devices=1)
-    training = Training(shape, changes, num_devices=1, program=program)
+    training = Training(shape, changes, num_devices=1)
     training.step()
     timing = repeated(training.step, steps)()
     stats = jax.devices()[0].memory_stats() or {}
-    kernels = re.findall(r'custom_call_target="([^"]+)"', program.as_text() or "")
+    kernels = re.findall(r'custom_call_target="([^"]+)"', training.program.as_text() or "")
     return {
         "shape": asdict(shape),
         "tokens_per_second": timing.per_second,
         "flops_per_second": step_flops(shape, changes) / shape.tokens * timing.per_second,
-        "compiled_bytes": _bytes(program),
+        "compiled_bytes": _bytes(training.program),
         "peak_bytes": stats.get("peak_bytes_in_use"),
         "kernels": dict(collections.Counter(kernels)),
     }

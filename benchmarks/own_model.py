@@ -172,21 +172,11 @@ class Training:
     """
 
     def __init__(
-        self,
-        shape: Shape,
-        changes: Mapping[str, Any],
-        *,
-        num_devices: int | None = None,
-        program: jax.stages.Compiled | None = None,
+        self, shape: Shape, changes: Mapping[str, Any], num_devices: int | None = None
     ) -> None:
-        """Makes the first state.
-
-        Args:
-          num_devices: to train on, all by default.
-          program: of `compiled_step` with the same arguments; compiled here if it is not given.
-        """
+        """Compiles the step and makes the first state, on all devices or the first ones."""
         plan = _Plan(shape, changes, num_devices)
-        self.program = program or plan.compiled()
+        self.program = plan.compiled()
         self._state = plan.state()
         self._batch = to_devices(training_batch(shape), batch_sharding(plan.mesh))
         self._tokens = shape.tokens

@@ -75,15 +75,7 @@ def train(
         tokens = Path(model_dir).glob(cluster.SHARED_TOKENS)
         preflight.check_model_dir(model_dir, own=[data.cache_dir, *tokens])
         start = _prepare_start(model_dir, warm_start, network)
-        cached = is_cached(data)
-        if cluster.is_first() and not cached:
-            # Alone, for it may write what is kept out of the text.
-            check_can_build(data, data.max_documents)
-        cluster.gathered(None)  # all processes have looked; from here on the first one writes
-        cluster.check_shared_folder(model_dir, "MODEL_DIR")
-        if cluster.is_first() and not cached:
-            # The cache may lie within: were its making cut short, the folder would seem foreign.
-            preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
+        _make_ready_to_cache(data, model_dir)
     mixture = _open_cache(data)
     with preflight.refusing():
         readers = PhaseReaders(data.cache_dir, mixture, phases, configs, mesh)
@@ -123,6 +115,19 @@ def train(
         )
     if cluster.is_first():
         plot_losses(Path(model_dir) / "metrics.jsonl", Path(model_dir) / "losses.png")
+
+
+def _make_ready_to_cache(data: DataConfig, model_dir: str) -> None:
+    """Checks in all processes that the cache is there, or in the first that it can be made."""
+    makes = cluster.is_first() and not is_cached(data)
+    if makes:
+        # Alone, for it may write what is kept out of the text.
+        check_can_build(data, data.max_documents)
+    cluster.gathered(None)  # all processes have looked; from here on the first one writes
+    cluster.check_shared_folder(model_dir, "MODEL_DIR")
+    if makes:
+        # The cache may lie within: were its making cut short, the folder would seem foreign.
+        preflight.claim_model_dir(model_dir, data.mixture_or_task_name)
 
 
 def _open_cache(data: DataConfig) -> cache.MixtureSpec:
